@@ -1,0 +1,76 @@
+//! The Ethereum block: closed by execution, sealed once its state root is known.
+
+use crate::types::{
+    diff::Diff, ids::MiniBlockNumber, mini_block::BlockEnvironment, receipt::Receipt,
+    transaction::SharedTransaction,
+};
+use alloy_consensus::Header;
+use alloy_primitives::{B256, Bytes};
+use std::sync::Arc;
+
+/// The end of a block as execution fixes it: durable before the block is sealed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockClose {
+    /// The block's own environment.
+    pub environment: BlockEnvironment,
+    /// Hash of the parent's header.
+    pub parent_hash: B256,
+    /// Number of the newest mini-block when the block closed, whichever block that was in.
+    pub last_mini_block: MiniBlockNumber,
+    /// Mini-blocks of this block.
+    pub mini_block_count: u64,
+    /// Transactions of this block.
+    pub transaction_count: u64,
+    /// Gas of all of its transactions.
+    pub gas_used: u64,
+    /// EIP-7685 requests in order of type, each with its type byte, empty ones left out.
+    pub requests: Vec<Bytes>,
+    /// What the closing system calls changed (and the opening ones, where no mini-block took them).
+    pub diff: Arc<Diff>,
+}
+
+/// A sealed block with what it did.
+#[derive(Debug, Clone)]
+pub struct Block {
+    /// Its header; number, gas used and roots stand there.
+    pub header: Header,
+    /// Keccak of the header's RLP.
+    pub hash: B256,
+    /// In order.
+    pub transactions: Vec<SharedTransaction>,
+    /// One a transaction.
+    pub receipts: Vec<Receipt>,
+    /// Number of the newest mini-block when it closed.
+    pub last_mini_block: MiniBlockNumber,
+    /// Its mini-blocks' numbers are the `mini_block_count` up to `last_mini_block`.
+    pub mini_block_count: u64,
+}
+
+/// Nodes that a state root changed, for the checkpoint; opaque outside of `trie`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TrieUpdate {
+    /// The state root after the block.
+    pub root: B256,
+    /// New rows in key order; `None` deletes.
+    pub rows: Vec<(NodeKey, Option<Bytes>)>,
+}
+
+/// Where a row of trie nodes lives.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeKey {
+    /// Hashed address of the account whose storage trie it is; `None`: the account trie.
+    pub owner: Option<B256>,
+    /// Path from the root, one nibble a byte.
+    pub path: Vec<u8>,
+}
+
+/// A sealed block and what its checkpoint writes.
+#[derive(Debug, Clone)]
+pub struct SealedBlock {
+    /// The block.
+    pub block: Arc<Block>,
+    /// All state changes of the block.
+    pub diff: Arc<Diff>,
+    /// Trie rows to write.
+    pub trie: Arc<TrieUpdate>,
+}
