@@ -1,5 +1,8 @@
 //! Basalt: an Ethereum layer-2 node. Transactions in, durable mini-blocks and sealed blocks out.
 
 pub mod types;
+pub mod crypto;
 pub mod topology;
 pub mod runtime;
+pub mod ingress;
+pub mod ordering;

@@ -97,6 +97,12 @@ impl<T> Consumer<T> {
 
     /// Takes the oldest item, waiting at most `timeout`.
     pub fn pop_timeout(&self, timeout: Duration) -> Pop<T> {
+        for _ in 0..self.spins {
+            match self.pop() {
+                Pop::Empty => std::hint::spin_loop(),
+                found => return found,
+            }
+        }
         match self.receiver.recv_timeout(timeout) {
             Ok(item) => Pop::Item(item),
             Err(RecvTimeoutError::Timeout) => Pop::Empty,

@@ -1,0 +1,224 @@
+//! The pinned loop of ingress: takes what has arrived, recovers it as a batch, answers each.
+
+use crate::{
+    crypto::recover::{RecoverError, recover_senders},
+    ingress::{
+        admit::{AdmitError, Rules, check_alone, check_sender},
+        decode::{DecodeError, Decoded, decode},
+        pool::{Entered, Pool, PoolError},
+    },
+    runtime::{
+        clock::Clock,
+        metrics::StageMetrics,
+        ring::{Consumer, Pop, Producer},
+    },
+    types::{
+        flow::{ChainEvent, Refusal, Submission},
+        ids::TimestampUs,
+        transaction::{RecoveredTransaction, SharedTransaction},
+        view::{PoolReader as _, StateView, ViewError},
+    },
+};
+use alloy_primitives::{Address, B256};
+use std::{sync::Arc, time::Duration};
+
+/// Submissions in one batch at most: 64 recoveries take about 3 ms.
+const BATCH_MAX: usize = 64;
+/// How often senders with held transactions are looked at again.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
+/// Senders looked at in one sweep.
+const SWEEP_SENDERS_MAX: usize = 256;
+
+/// Gives the newest durable state.
+pub type NewestState = Arc<dyn Fn() -> Result<Arc<dyn StateView>, ViewError> + Send + Sync>;
+/// Told of `ChainEvent::Admitted`; must not block.
+pub type Announce = Arc<dyn Fn(ChainEvent) + Send + Sync>;
+
+/// What one ingress seat works with; seats share the rings and the pool.
+pub struct Ingress {
+    /// rpc → ingress, shared by all seats.
+    pub submissions: Consumer<Submission>,
+    /// ingress → ordering.
+    pub to_ordering: Producer<SharedTransaction>,
+    /// Who waits.
+    pub pool: Arc<Pool>,
+    /// The newest durable state.
+    pub newest: NewestState,
+    /// Told of every admitted transaction.
+    pub announce: Announce,
+    /// What this chain asks of a transaction.
+    pub rules: Rules,
+    /// Seats that share `submissions`, this one included.
+    pub seats: usize,
+    /// Time.
+    pub clock: Clock,
+    /// The stage's numbers.
+    pub metrics: StageMetrics,
+}
+
+/// Why a submission was refused, whichever step refused it.
+#[derive(Debug, thiserror::Error)]
+enum IngressError {
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    #[error("invalid sender: {0}")]
+    Recover(#[from] RecoverError),
+    #[error(transparent)]
+    Admit(#[from] AdmitError),
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+}
+
+impl From<IngressError> for Refusal {
+    fn from(error: IngressError) -> Self {
+        let code = match &error {
+            IngressError::Decode(DecodeError::Rlp(_) | DecodeError::Empty)
+            | IngressError::Decode(DecodeError::Trailing(_) | DecodeError::NotCanonical) => -32_602,
+            IngressError::Admit(AdmitError::View(_)) => -32_603,
+            _ => -32_000,
+        };
+        Self { code, message: error.to_string() }
+    }
+}
+
+type Reply = Box<dyn FnOnce(Result<B256, Refusal>) + Send>;
+
+/// Serves submissions until their ring closes.
+pub fn run(ingress: Ingress) {
+    let mut batch = Vec::with_capacity(BATCH_MAX);
+    let mut next_sweep_us = 0;
+    loop {
+        match ingress.submissions.pop_timeout(SWEEP_INTERVAL) {
+            Pop::Item(first) => {
+                ingress.gather(first, &mut batch);
+                ingress.process(&mut batch);
+            }
+            Pop::Empty => {}
+            Pop::Closed => return,
+        }
+        let now_us = ingress.clock.now_us();
+        if now_us >= next_sweep_us {
+            let interval_us = u64::try_from(SWEEP_INTERVAL.as_micros()).unwrap_or(u64::MAX);
+            next_sweep_us = now_us + interval_us;
+            ingress.recheck(&ingress.pool.take_listed(SWEEP_SENDERS_MAX));
+        }
+    }
+}
+
+impl Ingress {
+    /// What has arrived, never waiting for more, and never more than this seat's share of it.
+    fn gather(&self, first: Submission, batch: &mut Vec<Submission>) {
+        let share = 1 + self.submissions.len() / self.seats.max(1);
+        batch.push(first);
+        while batch.len() < share.min(BATCH_MAX) {
+            let Pop::Item(next) = self.submissions.pop() else { break };
+            batch.push(next);
+        }
+    }
+
+    fn process(&self, batch: &mut Vec<Submission>) {
+        let start_us = self.clock.now_us();
+        let count = batch.len();
+        let mut decoded = Vec::with_capacity(count);
+        for submission in batch.drain(..) {
+            match self.decode(submission.raw) {
+                Ok(tx) => decoded.push((tx, submission.reply)),
+                Err(error) => (submission.reply)(Err(error.into())),
+            }
+        }
+        if !decoded.is_empty() {
+            self.admit_all(recover_all(decoded));
+        }
+        let took_us = self.clock.now_us().saturating_sub(start_us);
+        let each_us = took_us / u64::try_from(count).unwrap_or(1).max(1);
+        for _ in 0..count {
+            self.metrics.item(each_us, self.submissions.len());
+        }
+    }
+
+    fn decode(&self, raw: alloy_primitives::Bytes) -> Result<Decoded, IngressError> {
+        let decoded = decode(raw)?;
+        if self.pool.pending(&decoded.hash).is_some() {
+            return Err(PoolError::AlreadyKnown.into());
+        }
+        check_alone(&decoded, &self.rules)?;
+        Ok(decoded)
+    }
+
+    fn admit_all(&self, recovered: Vec<(RecoveredTransaction, Reply)>) {
+        let state = match (self.newest)() {
+            Ok(state) => state,
+            Err(error) => {
+                let refusal = Refusal::from(IngressError::from(AdmitError::from(error)));
+                for (_, reply) in recovered {
+                    reply(Err(refusal.clone()));
+                }
+                return;
+            }
+        };
+        let now_us = self.clock.now_us();
+        let mut held = Vec::new();
+        for (tx, reply) in recovered {
+            let tx = Arc::new(tx);
+            match self.admit(tx.clone(), state.as_ref(), now_us) {
+                Ok(entered) => {
+                    reply(Ok(tx.hash));
+                    if entered == Entered::Held {
+                        held.push(tx.sender);
+                    }
+                    (self.announce)(ChainEvent::Admitted(tx));
+                }
+                Err(error) => reply(Err(error.into())),
+            }
+        }
+        // The nonce before a held one may have become durable between our state and its entry.
+        // A state taken after the entry shows that, and what comes later the pool is told of.
+        self.recheck(&held);
+    }
+
+    fn admit(
+        &self,
+        tx: SharedTransaction,
+        state: &dyn StateView,
+        now_us: TimestampUs,
+    ) -> Result<Entered, IngressError> {
+        let account = check_sender(&tx, state, &self.rules)?;
+        Ok(self.pool.enter(tx, &account, now_us, &|tx| self.to_ordering.push(tx))?)
+    }
+
+    fn recheck(&self, senders: &[Address]) {
+        if senders.is_empty() {
+            return;
+        }
+        let state = match (self.newest)() {
+            Ok(state) => state,
+            Err(error) => return tracing::warn!(%error, "held transactions not looked at"),
+        };
+        let now_us = self.clock.now_us();
+        for sender in senders {
+            match state.account(sender) {
+                Ok(account) => {
+                    let account = account.unwrap_or_default();
+                    let release = |tx| self.to_ordering.push(tx);
+                    self.pool.recheck(sender, &account, now_us, &release);
+                }
+                Err(error) => tracing::warn!(%error, %sender, "account not looked at"),
+            }
+        }
+    }
+}
+
+/// Attaches senders; a signature without one is answered at once.
+fn recover_all(decoded: Vec<(Decoded, Reply)>) -> Vec<(RecoveredTransaction, Reply)> {
+    let signed: Vec<_> = decoded.iter().map(|(tx, _)| tx.signed()).collect();
+    let mut senders = Vec::with_capacity(signed.len());
+    recover_senders(&signed, &mut senders);
+    let mut recovered = Vec::with_capacity(signed.len());
+    for ((tx, reply), sender) in decoded.into_iter().zip(senders) {
+        match sender {
+            Ok(sender) => recovered.push((tx.with_sender(sender), reply)),
+            Err(error) => reply(Err(IngressError::from(error).into())),
+        }
+    }
+    recovered
+}
