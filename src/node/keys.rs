@@ -1,9 +1,10 @@
 //! The sequencer's key: made at the first start, kept in a file that only its owner can read.
 
 use crate::crypto::sign::Signer;
+use alloy_primitives::{B256, hex};
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Read as _, Write as _},
+    io::{self, Write as _},
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
@@ -66,29 +67,18 @@ fn load(path: PathBuf) -> Result<Signer, KeyError> {
         Ok(text) => text,
         Err(source) => return Err(KeyError::File { path, source }),
     };
-    let signer = hex::decode(text.trim())
-        .ok()
-        .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok())
-        .and_then(|secret| Signer::from_secret(&secret).ok());
-    signer.ok_or(KeyError::Content { path })
+    let secret = text.trim().parse::<B256>().ok();
+    secret.and_then(|secret| Signer::from_secret(&secret).ok()).ok_or(KeyError::Content { path })
 }
 
 /// Writes beside, syncs, renames: a power cut leaves no key or a whole one.
 fn create(folder: &Path, path: &Path) -> io::Result<()> {
-    let mut urandom = File::open("/dev/urandom")?;
-    let mut secret = [0u8; 32];
-    loop {
-        urandom.read_exact(&mut secret)?;
-        if Signer::from_secret(&secret).is_ok() {
-            break; // All but one in 2^128 draws.
-        }
-    }
     let fresh = path.with_extension("new");
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(OWNER_ONLY);
     let mut file = options.open(&fresh)?;
     file.set_permissions(fs::Permissions::from_mode(OWNER_ONLY))?;
-    file.write_all(hex::encode(secret).as_bytes())?;
+    file.write_all(hex::encode(Signer::random().secret()).as_bytes())?;
     file.sync_all()?;
     fs::rename(&fresh, path)?;
     File::open(folder)?.sync_all()

@@ -1,0 +1,114 @@
+//! The first state and block 0, from the genesis that the configuration names.
+
+use crate::{
+    config::{chain_spec::ChainSpec, schema::Chain},
+    crypto::derive::Accounts,
+    node::NodeError,
+    state::{archive::Archive, environment::Environment, genesis},
+    trie::root::StateTrie,
+    types::view::NodeSource,
+};
+use alloy_consensus::{EMPTY_OMMER_ROOT_HASH, Header};
+use alloy_eips::eip7685::EMPTY_REQUESTS_HASH;
+use alloy_genesis::Genesis;
+use alloy_primitives::{B256, keccak256};
+use alloy_trie::EMPTY_ROOT_HASH;
+use std::{fs, sync::Arc};
+
+/// Tells one genesis from another without building it: a hundred thousand accounts take seconds to
+/// derive, and are needed once.
+///
+/// # Errors
+/// Where the genesis file cannot be read.
+pub fn identity(chain: &Chain) -> Result<B256, NodeError> {
+    match &chain.genesis_file {
+        Some(path) => {
+            let bytes = fs::read(path)
+                .map_err(|error| NodeError(format!("{}: {error}", path.display())))?;
+            Ok(keccak256(bytes))
+        }
+        None => Ok(keccak256(format!(
+            "{} {} {} {} {} {} {} {:?}",
+            chain.id,
+            chain.dev_mnemonic,
+            chain.dev_accounts,
+            chain.dev_balance_mega,
+            chain.block_gas_limit,
+            chain.initial_base_fee_wei,
+            chain.fee_recipient,
+            chain.extra_data,
+        ))),
+    }
+}
+
+/// The genesis of a file, or one with as many development accounts as are asked for.
+///
+/// # Errors
+/// Where the file or the mnemonic is refused.
+pub fn spec(chain: &Chain, accounts: usize) -> Result<ChainSpec, NodeError> {
+    let addresses = match chain.genesis_file {
+        Some(_) => Vec::new(),
+        None => {
+            let count = u32::try_from(accounts).unwrap_or(u32::MAX);
+            let derived = Accounts::from_mnemonic(&chain.dev_mnemonic).map_err(NodeError::of)?;
+            derived.addresses(count).map_err(NodeError::of)?
+        }
+    };
+    ChainSpec::new(chain, &addresses).map_err(NodeError::of)
+}
+
+/// Writes the first state and block 0.
+///
+/// # Errors
+/// Where the disk fails.
+pub fn write(
+    environment: &Environment,
+    archive: &Archive,
+    genesis: &Genesis,
+    trie_bytes: usize,
+) -> Result<(), NodeError> {
+    let count = genesis.alloc.len();
+    tracing::info!(accounts = count, "writing the genesis state");
+    let mut trie: Option<StateTrie> = None;
+    let mut apply = |source: Arc<dyn NodeSource>, diff: &_| {
+        let trie = match &mut trie {
+            Some(trie) => {
+                trie.checkpointed(0, source);
+                trie
+            }
+            None => trie.insert(StateTrie::new(source, trie_bytes)?),
+        };
+        Ok(trie.apply(0, diff)?)
+    };
+    let chunks = genesis::chunks(genesis, &[]);
+    let written = genesis::initialise(environment, archive, chunks, &mut apply, |root| {
+        header(genesis, root)
+    });
+    let checkpoint = written.map_err(NodeError::of)?;
+    tracing::info!(accounts = count, hash = %checkpoint.hash, "genesis stands");
+    Ok(())
+}
+
+/// Block 0 under Osaka's rules.
+fn header(genesis: &Genesis, state_root: B256) -> Header {
+    Header {
+        ommers_hash: EMPTY_OMMER_ROOT_HASH,
+        beneficiary: genesis.coinbase,
+        state_root,
+        transactions_root: EMPTY_ROOT_HASH,
+        receipts_root: EMPTY_ROOT_HASH,
+        difficulty: genesis.difficulty,
+        gas_limit: genesis.gas_limit,
+        timestamp: genesis.timestamp,
+        extra_data: genesis.extra_data.clone(),
+        mix_hash: genesis.mix_hash,
+        nonce: genesis.nonce.into(),
+        base_fee_per_gas: genesis.base_fee_per_gas.map(|fee| u64::try_from(fee).unwrap_or(u64::MAX)),
+        withdrawals_root: Some(EMPTY_ROOT_HASH),
+        blob_gas_used: Some(0),
+        excess_blob_gas: Some(0),
+        parent_beacon_block_root: Some(B256::ZERO),
+        requests_hash: Some(EMPTY_REQUESTS_HASH),
+        ..Header::default()
+    }
+}

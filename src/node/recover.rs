@@ -1,0 +1,304 @@
+//! Taking the chain up where it stopped: the checkpoint, then the log after it.
+//!
+//! 1. open mdbx at checkpoint N (none: write genesis)  2. replay the log after N by diff, check
+//!    each mini-block's hash  3. at each block end compute the root and seal the header, whose
+//!    hash the next block's end names  4. put whole blocks under a checkpoint  5. keep the open
+//!    block's mini-blocks over it
+//!
+//! A hash or root that differs stops the node with the record's position: it never guesses.
+
+use crate::{
+    block::seal::{Head, seal},
+    config::{chain_spec::ChainSpec, schema},
+    mini_block::seal::{Link, verify},
+    node::{NodeError, Settings, folders, genesis},
+    runtime::{clock::Clock, uring::writer::Form},
+    state::{
+        archive::{
+            Archive, ArchiveConfig,
+            read::{self, Access, Requests},
+        },
+        checkpoint::{self, Target},
+        environment::{Environment, EnvironmentConfig, Identity, Opened},
+        published::Published,
+        snapshot::Snapshot,
+    },
+    trie::root::{RootedBlock, StateTrie},
+    types::{
+        block::{BlockClose, SealedBlock},
+        flow::{ClosedBlock, Event},
+        mini_block::MiniBlock,
+        overlay::Overlay,
+    },
+    wal::{
+        log::Log,
+        replay::{self, Replay},
+        segment::Preparer,
+    },
+};
+use alloy_consensus::Header;
+use alloy_primitives::Bytes;
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// Replayed blocks that are gathered before they go under a checkpoint: bounds memory.
+const GATHERED_WEIGHT_MAX: usize = 500_000;
+/// How often a long replay says how far it is.
+const BLOCKS_PER_LINE: u64 = 100;
+
+/// A chain, ready to go on.
+pub struct Recovered {
+    /// What the chain is.
+    pub spec: ChainSpec,
+    /// The database.
+    pub environment: Environment,
+    /// The blocks.
+    pub archive: Arc<Archive>,
+    /// For the thread that reads the archive.
+    pub archive_reads: Requests,
+    /// The chain as clients see it.
+    pub published: Arc<Published>,
+    /// The snapshot of the newest checkpoint.
+    pub snapshot: Arc<Snapshot>,
+    /// The log, ready for writing.
+    pub log: Log,
+    /// Makes the log's segments.
+    pub preparer: Preparer,
+    /// Block under the newest checkpoint, for the log.
+    pub steady: Arc<AtomicU64>,
+    /// The tries after the newest sealed block.
+    pub trie: StateTrie,
+    /// The newest sealed block.
+    pub head: Head,
+    /// Its header.
+    pub header: Header,
+    /// The newest durable mini-block.
+    pub link: Link,
+    /// State over the snapshot: the open block's.
+    pub overlay: Overlay,
+    /// The open block's mini-blocks.
+    pub open: Vec<Arc<MiniBlock>>,
+}
+
+/// Opens everything below the data folder and replays the log.
+///
+/// # Errors
+/// Where the data folder is of another chain, damaged or unreadable.
+pub fn recover(settings: &Settings, clock: &Clock, readers: usize) -> Result<Recovered, NodeError> {
+    let chain = &settings.config.chain;
+    let identity =
+        Identity { chain_id: chain.id, genesis: genesis::identity(chain)? };
+    let folder = settings.folder.as_path();
+    let environment =
+        Environment::open(&folder.join(folders::STATE), &EnvironmentConfig::default(), identity)
+            .map_err(NodeError::of)?;
+    let (archive, archive_reads, opened) = open_archive(settings, &environment)?;
+    let spec = genesis::spec(chain, 0)?;
+    let snapshot =
+        Arc::new(Snapshot::open(&environment, readers).map_err(NodeError::of)?);
+    let steady = Arc::new(AtomicU64::new(opened.checkpoint.block));
+    let mut replay = open_log(settings, folder, &opened, &steady)?;
+    let trie = StateTrie::new(Arc::clone(&snapshot) as _, settings.config.trie_cache_bytes)
+        .map_err(NodeError::of)?;
+    let mut chain = Replayed::new(settings, &opened, trie, snapshot);
+    let target = Target { environment: &environment, archive: &archive, readers };
+    while let Some(next) = replay.next_event().map_err(NodeError::of)? {
+        let position = next.position;
+        chain.take(next.event).map_err(|error| NodeError(format!("{position}: {error}")))?;
+        if chain.gathered_weight >= GATHERED_WEIGHT_MAX {
+            chain.checkpoint(&target, &steady)?;
+        }
+    }
+    chain.checkpoint(&target, &steady)?;
+    let (log, preparer) = replay.finish(clock).map_err(NodeError::of)?;
+    let published = chain.publish(&archive, opened.recent_hashes)?;
+    let Replayed { trie, snapshot, head, header, link, overlay, open, .. } = chain;
+    tracing::info!(
+        block = head.number,
+        mini_block = link.number,
+        open_mini_blocks = open.len(),
+        "the chain is taken up"
+    );
+    Ok(Recovered {
+        spec,
+        environment,
+        archive,
+        archive_reads,
+        published,
+        snapshot,
+        log,
+        preparer,
+        steady,
+        trie,
+        head,
+        header,
+        link,
+        overlay,
+        open,
+    })
+}
+
+fn open_archive(
+    settings: &Settings,
+    environment: &Environment,
+) -> Result<(Arc<Archive>, Requests, Opened), NodeError> {
+    let (client, requests) = read::channel().map_err(NodeError::of)?;
+    let folder = settings.folder.join(folders::ARCHIVE);
+    let open = |covered, access| {
+        Archive::open(&folder, covered, ArchiveConfig::default(), access).map_err(NodeError::of)
+    };
+    let opened = match environment.opened().map_err(NodeError::of)? {
+        Some(opened) => opened,
+        None => {
+            let archive = open(None, Access::Direct)?;
+            let chain = &settings.config.chain;
+            let spec = genesis::spec(chain, chain.dev_accounts)?;
+            let trie_bytes = settings.config.trie_cache_bytes;
+            genesis::write(environment, &archive, &spec.genesis, trie_bytes)?;
+            let opened = environment.opened().map_err(NodeError::of)?;
+            opened.ok_or_else(|| NodeError("genesis was written but is not there".into()))?
+        }
+    };
+    let archive = open(Some(opened.position), Access::Thread(client))?;
+    Ok((Arc::new(archive), requests, opened))
+}
+
+fn open_log(
+    settings: &Settings,
+    folder: &Path,
+    opened: &Opened,
+    steady: &Arc<AtomicU64>,
+) -> Result<Replay, NodeError> {
+    let wal = &settings.config.wal;
+    let log = replay::open(replay::Settings {
+        directory: folder.join(folders::WAL),
+        segment_bytes: wal.segment_bytes,
+        form: wal.durable_write.map(|form| match form {
+            schema::DurableWrite::Linked => Form::Linked,
+            schema::DurableWrite::Dsync => Form::Dsync,
+            schema::DurableWrite::Pwrite => Form::Plain,
+        }),
+        steady: Arc::clone(steady),
+    });
+    log.map_err(NodeError::of)?.replay(opened.checkpoint.block).map_err(NodeError::of)
+}
+
+/// The chain as far as it is replayed.
+struct Replayed {
+    extra_data: Bytes,
+    trie: StateTrie,
+    snapshot: Arc<Snapshot>,
+    head: Head,
+    header: Header,
+    link: Link,
+    /// The newest mini-block when `head` closed.
+    head_link: Link,
+    overlay: Overlay,
+    open: Vec<Arc<MiniBlock>>,
+    gathered: Vec<SealedBlock>,
+    gathered_weight: usize,
+}
+
+impl Replayed {
+    fn new(
+        settings: &Settings,
+        opened: &Opened,
+        trie: StateTrie,
+        snapshot: Arc<Snapshot>,
+    ) -> Self {
+        let at = &opened.checkpoint;
+        let link = Link { number: at.mini_block, hash: at.mini_block_hash };
+        Self {
+            extra_data: Bytes::copy_from_slice(&settings.config.chain.extra_data),
+            trie,
+            snapshot,
+            head: Head { number: at.block, hash: at.hash },
+            header: opened.header.clone(),
+            link,
+            head_link: link,
+            overlay: Overlay::default(),
+            open: Vec::new(),
+            gathered: Vec::new(),
+            gathered_weight: 0,
+        }
+    }
+
+    fn take(&mut self, event: Event) -> Result<(), NodeError> {
+        match event {
+            Event::MiniBlock(mini_block) => self.take_mini_block(mini_block),
+            Event::Close(close) => self.take_close(close),
+        }
+    }
+
+    fn take_mini_block(&mut self, mini_block: Arc<MiniBlock>) -> Result<(), NodeError> {
+        verify(&mini_block).map_err(NodeError::of)?;
+        if mini_block.parent_hash != self.link.hash || mini_block.number != self.link.number + 1 {
+            return Err(NodeError(format!(
+                "mini-block {} with parent {} does not follow mini-block {} {}",
+                mini_block.number, mini_block.parent_hash, self.link.number, self.link.hash
+            )));
+        }
+        self.link = Link { number: mini_block.number, hash: mini_block.hash };
+        self.overlay.push(mini_block.environment.number, Arc::clone(&mini_block.diff));
+        self.open.push(mini_block);
+        Ok(())
+    }
+
+    fn take_close(&mut self, close: Arc<BlockClose>) -> Result<(), NodeError> {
+        let number = close.environment.number;
+        self.overlay.push(number, Arc::clone(&close.diff));
+        let diff = self.overlay.close(number);
+        let update = Arc::new(self.trie.apply(number, &diff).map_err(NodeError::of)?);
+        let mini_blocks = std::mem::take(&mut self.open);
+        let closed = ClosedBlock { close, mini_blocks, diff };
+        let sealed = seal(self.head, RootedBlock { closed, update }, &self.extra_data)
+            .map_err(NodeError::of)?;
+        self.head = Head { number, hash: sealed.block.hash };
+        self.header = sealed.block.header.clone();
+        self.head_link = self.link;
+        self.gathered_weight += 1 + sealed.diff.weight();
+        self.gathered.push(sealed);
+        if number.is_multiple_of(BLOCKS_PER_LINE) {
+            tracing::info!(block = number, "replaying the log");
+        }
+        Ok(())
+    }
+
+    fn checkpoint(&mut self, target: &Target<'_>, steady: &AtomicU64) -> Result<(), NodeError> {
+        if self.gathered.is_empty() {
+            return Ok(());
+        }
+        let mini_head = (self.head_link.number, self.head_link.hash);
+        let written = checkpoint::write(target, &self.snapshot, &self.gathered, mini_head)
+            .map_err(NodeError::of)?;
+        self.snapshot = written.snapshot;
+        self.overlay.prune(self.head.number);
+        self.trie.checkpointed(self.head.number, Arc::clone(&self.snapshot) as _);
+        steady.store(self.head.number, Ordering::Release);
+        self.gathered.clear();
+        self.gathered_weight = 0;
+        Ok(())
+    }
+
+    /// The chain for clients, with the open block's mini-blocks.
+    fn publish(
+        &self,
+        archive: &Arc<Archive>,
+        hashes: Vec<(u64, alloy_primitives::B256)>,
+    ) -> Result<Arc<Published>, NodeError> {
+        let published =
+            Published::new(Arc::clone(&self.snapshot), Arc::clone(archive), hashes)
+                .map_err(NodeError::of)?;
+        let mut overlay = Overlay::default();
+        for mini_block in &self.open {
+            overlay.push(mini_block.environment.number, Arc::clone(&mini_block.diff));
+            published.push(Arc::clone(mini_block), &overlay);
+        }
+        Ok(Arc::new(published))
+    }
+}

@@ -1,0 +1,597 @@
+//! The data-flow diagram in code: every ring, named producer_consumer, and every thread, once.
+//!
+//! ```text
+//! rpc ─▶ ingress ─▶ ordering ─▶ execution ─▶ mini_block ─▶ wal ─▶ state ─▶ trie ─▶ block ─▶ state ─▶ checkpoint
+//! ```
+
+use crate::{
+    block, execution,
+    execution::{
+        block::OpenBlock,
+        evm::Rules,
+        fees::{FeeRules, ParentBlock, next_base_fee},
+        simulate::CallSimulator,
+        stage::{ExecutionMetrics, FreshBase},
+        store::CacheLimits,
+        worker::{ExecutionConfig, ExecutionStart},
+    },
+    ingress,
+    ingress::pool::{Pool, PoolLimits},
+    mini_block,
+    mini_block::stage::MiniBlockMetrics,
+    node::{
+        NodeError, Settings, keys, recover,
+        recover::Recovered,
+        shutdown::End,
+    },
+    ordering,
+    ordering::{
+        cut::{Intervals, Standing},
+        policy::CutLimits,
+        stage::OrderingConfig,
+    },
+    rpc,
+    rpc::{server::RunningServer, subscribe::Events},
+    runtime::{
+        clock::Clock,
+        metrics::Metrics,
+        pin,
+        ring::{Consumer, Producer, ring},
+    },
+    state,
+    state::{
+        archive,
+        policy::CheckpointPolicy,
+        stage::{CheckpointSeat, Outlet},
+    },
+    topology::{
+        plan::Plan,
+        seat::{Seat, Stage},
+    },
+    trie,
+    trie::{
+        root::RootedBlock,
+        service::{Checkpoint, ProofService},
+    },
+    types::{
+        block::SealedBlock,
+        flow::{ChainEvent, ClosedBlock, Credit, Cut, Step, Submission},
+        ids::BlockNumber,
+        limits::TRANSACTION_GAS_MAX,
+        transaction::SharedTransaction,
+        view::{BlockId, ChainReader as _, Settlement},
+    },
+    wal,
+    wal::stage::WalMetrics,
+};
+use alloy_primitives::{Address, B256, Bytes};
+use crossbeam_channel::{Receiver, Sender};
+use std::{
+    net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, atomic::Ordering},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+/// Submissions that wait for ingress; what comes beyond is refused at once. 8,192 take an
+/// ingress seat a third of a second.
+const RPC_INGRESS: usize = 8_192;
+/// Admitted transactions that ordering has not seen; the pool's bound keeps it from filling.
+const INGRESS_ORDERING: usize = 65_536;
+/// One cut is in flight, one credit answers it.
+const ORDERING_EXECUTION: usize = 1;
+/// Steps between stages: 64 mini-blocks of 10 ms are more than half a second of slack; a full
+/// ring holds execution, and so ordering, back.
+const STEPS: usize = 64;
+/// Blocks between stages. Execution waits for its parent's hash: two blocks are under way at most.
+const BLOCKS: usize = 4;
+/// Sealed blocks that wait for a checkpoint; their weight is bounded by the checkpoint's policy.
+const BLOCK_CHECKPOINT: usize = 16;
+/// Hashes on their way back to execution, which takes them at every cut.
+const BLOCK_EXECUTION: usize = 64;
+/// Part of an interval that execution may take, percent: the rest is for the log and for noise.
+const DEADLINE_PERCENT: u64 = 90;
+/// Threads of the RPC for what may wait for the disk.
+const BLOCKING_THREADS: usize = 4;
+/// Threads that read state beside ingress and RPC: execution, trie, checkpoint, proofs.
+const OTHER_READERS: usize = 4;
+
+/// A node that runs.
+pub struct Running {
+    /// Where JSON-RPC is served.
+    pub rpc_address: SocketAddr,
+    /// Where metrics are served.
+    pub metrics_address: Option<SocketAddr>,
+    /// EIP-155.
+    pub chain_id: u64,
+    /// Whose signature mini-blocks carry.
+    pub sequencer: Address,
+    server: RunningServer,
+    pool: Arc<Pool>,
+    threads: Vec<(&'static str, JoinHandle<()>)>,
+}
+
+/// What all threads are started with.
+struct Threads {
+    plan: Plan,
+    end: Sender<End>,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    started: Vec<(&'static str, JoinHandle<()>)>,
+}
+
+/// What several stages share.
+struct Shared {
+    rules: Rules,
+    fees: FeeRules,
+    pool: Arc<Pool>,
+    proofs: Arc<ProofService>,
+    fresh_base: Arc<FreshBase>,
+    events: Events,
+    emit: Arc<dyn Fn(ChainEvent) + Send + Sync>,
+}
+
+/// The ends of all rings.
+struct Rings {
+    rpc_ingress: Consumer<Submission>,
+    ingress_ordering: (Producer<SharedTransaction>, Consumer<SharedTransaction>),
+    ordering_execution: (Producer<Cut>, Consumer<Cut>),
+    execution_ordering: (Producer<Credit>, Consumer<Credit>),
+    execution_mini_block: (Producer<Step>, Consumer<Step>),
+    mini_block_wal: (Producer<Step>, Consumer<Step>),
+    wal_state: (Producer<Step>, Consumer<Step>),
+    state_trie: (Producer<ClosedBlock>, Consumer<ClosedBlock>),
+    trie_block: (Producer<RootedBlock>, Consumer<RootedBlock>),
+    block_state: (Producer<SealedBlock>, Consumer<SealedBlock>),
+    state_checkpoint: (Producer<SealedBlock>, Consumer<SealedBlock>),
+    block_execution: (Producer<(BlockNumber, B256)>, Consumer<(BlockNumber, B256)>),
+}
+
+/// Recovers the chain, starts the servers, then every stage.
+///
+/// # Errors
+/// Where the chain cannot be taken up or an address not be served.
+pub fn start(settings: Settings, end: Sender<End>) -> Result<Running, NodeError> {
+    let clock = Clock::system();
+    let metrics = Arc::new(Metrics::default());
+    let signer = keys::load_or_create(&settings.folder).map_err(NodeError::of)?;
+    let sequencer = signer.address();
+    let readers = settings.plan.seats.len() + BLOCKING_THREADS + OTHER_READERS;
+    let recovered = recover::recover(&settings, &clock, readers)?;
+    let (submissions, rings) = rings();
+    let shared = share(&settings, &recovered, submissions);
+    let server = serve(&settings, &recovered, &shared, (&clock, &metrics))?;
+    let chain_id = shared.rules.chain_id;
+    let pool = Arc::clone(&shared.pool);
+    let mut threads = Threads {
+        plan: settings.plan.clone(),
+        end,
+        clock,
+        metrics,
+        started: Vec::new(),
+    };
+    let sign = Box::new(move |hash| signer.sign(hash));
+    run_stages(&mut threads, &settings, recovered, shared, (rings, sign, readers))?;
+    Ok(Running {
+        rpc_address: server.local_addr,
+        metrics_address: server.metrics_addr,
+        chain_id,
+        sequencer,
+        server,
+        pool,
+        threads: threads.started,
+    })
+}
+
+fn rings() -> (Producer<Submission>, Rings) {
+    let (submissions, rpc_ingress) = ring(RPC_INGRESS);
+    let rings = Rings {
+        rpc_ingress,
+        ingress_ordering: ring(INGRESS_ORDERING),
+        ordering_execution: ring(ORDERING_EXECUTION),
+        execution_ordering: ring(ORDERING_EXECUTION),
+        execution_mini_block: ring(STEPS),
+        mini_block_wal: ring(STEPS),
+        wal_state: ring(STEPS),
+        state_trie: ring(BLOCKS),
+        trie_block: ring(BLOCKS),
+        block_state: ring(BLOCKS),
+        state_checkpoint: ring(BLOCK_CHECKPOINT),
+        block_execution: ring(BLOCK_EXECUTION),
+    };
+    (submissions, rings)
+}
+
+fn share(settings: &Settings, recovered: &Recovered, submissions: Producer<Submission>) -> Shared {
+    let config = &settings.config;
+    let genesis = &recovered.spec.genesis;
+    let events = Events::new(config.sequencing.mini_block_interval_ms * 1_000);
+    let (to_clients, watch) = (events.clone(), Arc::clone(&settings.watch));
+    let limits = PoolLimits {
+        transactions_max: config.pool.transactions_max,
+        bytes_max: config.pool.bytes_max,
+        per_sender_max: config.pool.transactions_per_sender_max,
+        ..PoolLimits::default()
+    };
+    let base = Checkpoint {
+        block: recovered.head.number,
+        source: Arc::clone(&recovered.snapshot) as _,
+    };
+    Shared {
+        rules: Rules::osaka(recovered.spec.chain_id),
+        fees: FeeRules {
+            chain_id: recovered.spec.chain_id,
+            base_fee_floor: config.chain.base_fee_floor_wei,
+            gas_limit: genesis.gas_limit,
+            fee_recipient: config.chain.fee_recipient,
+        },
+        pool: Arc::new(Pool::new(limits, Box::new(move |it| submissions.push(it)))),
+        proofs: Arc::new(ProofService::new(base, recovered.head.hash)),
+        fresh_base: Arc::default(),
+        events,
+        emit: Arc::new(move |event| {
+            watch(&event);
+            to_clients.publish(event);
+        }),
+    }
+}
+
+fn serve(
+    settings: &Settings,
+    recovered: &Recovered,
+    shared: &Shared,
+    (clock, metrics): (&Clock, &Arc<Metrics>),
+) -> Result<RunningServer, NodeError> {
+    let (config, limits) = (&settings.config, &settings.config.rpc);
+    let capped = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+    let parts = rpc::server::Parts {
+        settings: rpc::Settings {
+            address: limits.address,
+            metrics_address: config.metrics,
+            seats: settings.plan.seats(Stage::Rpc).collect(),
+            request_bytes_max: capped(limits.request_bytes_max),
+            response_bytes_max: capped(limits.response_bytes_max),
+            batch_max: limits.batch_max,
+            connections_max: capped(limits.connections_max),
+            subscriptions_max: capped(limits.subscriptions_per_connection_max),
+            blocking_threads: BLOCKING_THREADS,
+            blocking_queue_max: limits.calls_in_flight_max,
+            sync_timeout_ms: limits.sync_timeout_ms,
+            sync_timeout_max_ms: limits.sync_timeout_max_ms,
+            logs_max: limits.logs_max,
+            logs_blocks_max: limits.logs_blocks_max,
+            ..rpc::Settings::default()
+        },
+        facts: rpc::Facts {
+            chain_id: shared.rules.chain_id,
+            client_version: concat!("basalt/v", env!("CARGO_PKG_VERSION"), "/linux/rust").into(),
+            block_gas_limit: shared.fees.gas_limit,
+            fee_floor: shared.fees.base_fee_floor,
+            call_gas_max: limits.call_gas_max,
+            mini_block_interval_us: config.sequencing.mini_block_interval_ms * 1_000,
+            block_interval_s: config.sequencing.block_interval_ms.div_ceil(1_000),
+        },
+        backend: rpc::Backend {
+            chain: Arc::clone(&recovered.published) as _,
+            proofs: Arc::clone(&shared.proofs) as _,
+            pool: Arc::clone(&shared.pool) as _,
+            simulator: Arc::new(CallSimulator {
+                rules: shared.rules,
+                gas_max: limits.call_gas_max,
+                transaction_gas_max: TRANSACTION_GAS_MAX,
+            }),
+        },
+        events: shared.events.clone(),
+        clock: clock.clone(),
+        metrics: Arc::clone(metrics),
+    };
+    rpc::server::start(parts).map_err(NodeError::of)
+}
+
+type Sign = Box<dyn Fn(B256) -> alloy_primitives::Signature + Send>;
+
+/// One call a stage, in the order of a transaction's path.
+fn run_stages(
+    threads: &mut Threads,
+    settings: &Settings,
+    recovered: Recovered,
+    shared: Shared,
+    (rings, sign, readers): (Rings, Sign, usize),
+) -> Result<(), NodeError> {
+    let open = OpenBlock::resumed(&recovered.open, &shared.rules).map_err(NodeError::of)?;
+    let parent = parent_block(&recovered);
+    run_ingress(threads, settings, &recovered, &shared, (rings.rpc_ingress, rings.ingress_ordering.0))?;
+    let ports = (rings.ingress_ordering.1, rings.ordering_execution.0, rings.execution_ordering.1);
+    run_ordering(threads, settings, &shared, (&parent, open.as_ref()), ports)?;
+    let ports = execution::stage::Rings {
+        cuts: rings.ordering_execution.1,
+        credits: rings.execution_ordering.0,
+        steps: rings.execution_mini_block.0,
+        hashes: rings.block_execution.1,
+        fresh_base: Arc::clone(&shared.fresh_base),
+    };
+    run_execution(threads, &recovered, &shared, (parent, open), ports)?;
+    let link = recovered.link;
+    threads.run(Stage::MiniBlock, "mini_block", move |at| {
+        let metrics = MiniBlockMetrics::new(&at.metrics);
+        let input = rings.execution_mini_block.1.seated(&at.seat);
+        let start = mini_block::stage::Start { link, sign };
+        mini_block::stage::run(start, &input, &rings.mini_block_wal.0, &at.clock, &metrics)
+    })?;
+    let (log, preparer) = (recovered.log, recovered.preparer);
+    threads.run(Stage::Checkpoint, "segments", move |_| -> Result<(), NodeError> {
+        preparer.run();
+        Ok(())
+    })?;
+    threads.run(Stage::Wal, "wal", move |at| {
+        let metrics = WalMetrics::new(&at.metrics);
+        let input = rings.mini_block_wal.1.seated(&at.seat);
+        wal::stage::run(log, &input, &rings.wal_state.0, &at.clock, &metrics)
+    })?;
+    let published = Arc::clone(&recovered.published);
+    let (pool, emit) = (Arc::clone(&shared.pool), Arc::clone(&shared.emit));
+    let state_metrics = threads.metrics.stage(Stage::State);
+    let outlet = Outlet {
+        emit: Box::new(move |event| emit(event)),
+        clock: threads.clock.clone(),
+        metrics: state_metrics.clone(),
+    };
+    threads.run(Stage::State, "state", move |at| {
+        let input = rings.wal_state.1.seated(&at.seat);
+        state::stage::run_publish(&input, &rings.state_trie.0, &published, &*pool, &outlet)
+    })?;
+    let (trie, proofs) = (recovered.trie, Arc::clone(&shared.proofs));
+    let ports = trie::stage::Ports { closed: rings.state_trie.1, rooted: rings.trie_block.0 };
+    threads.run(Stage::Trie, "trie", move |at| {
+        let metrics = at.metrics.stage(Stage::Trie);
+        trie::stage::run(trie, &proofs, ports, &at.clock, &metrics)
+    })?;
+    let start = block::stage::Start {
+        parent: recovered.head,
+        extra_data: Bytes::copy_from_slice(&settings.config.chain.extra_data),
+        proofs: Arc::clone(&shared.proofs),
+    };
+    let (rooted, sealed) = (rings.trie_block.1, rings.block_state.0);
+    let hashes = rings.block_execution.0;
+    threads.run(Stage::Block, "block", move |at| {
+        let metrics = at.metrics.stage(Stage::Block);
+        let ports = block::stage::Ports { rooted: rooted.seated(&at.seat), sealed, hashes };
+        block::stage::run(start, &ports, &at.clock, &metrics)
+    })?;
+    let (published, emit) = (Arc::clone(&recovered.published), Arc::clone(&shared.emit));
+    let outlet = Outlet {
+        emit: Box::new(move |event| emit(event)),
+        clock: threads.clock.clone(),
+        metrics: state_metrics,
+    };
+    threads.run(Stage::State, "seal", move |_| {
+        let input = &rings.block_state.1;
+        state::stage::run_seal(input, &rings.state_checkpoint.0, &published, &outlet)
+    })?;
+    let checkpoint = CheckpointSeat {
+        environment: recovered.environment,
+        archive: recovered.archive,
+        published: recovered.published,
+        policy: policy(settings),
+        readers,
+        on_checkpoint: on_checkpoint(recovered.steady, &shared),
+        clock: threads.clock.clone(),
+        metrics: threads.metrics.stage(Stage::Checkpoint),
+    };
+    threads.run(Stage::Checkpoint, "checkpoint", move |_| {
+        state::stage::run_checkpoint(&rings.state_checkpoint.1, &checkpoint)
+    })?;
+    let folder = settings.folder.join(crate::node::folders::ARCHIVE);
+    let reads = recovered.archive_reads;
+    threads.detach(Stage::Archive, move || archive::stage::run(reads, &folder))
+}
+
+fn parent_block(recovered: &Recovered) -> ParentBlock {
+    let header = &recovered.header;
+    ParentBlock {
+        number: recovered.head.number,
+        hash: Some(recovered.head.hash),
+        timestamp: header.timestamp,
+        gas_used: header.gas_used,
+        base_fee: header.base_fee_per_gas.unwrap_or_default(),
+        gas_limit: header.gas_limit,
+    }
+}
+
+fn run_ingress(
+    threads: &mut Threads,
+    settings: &Settings,
+    recovered: &Recovered,
+    shared: &Shared,
+    (submissions, to_ordering): (Consumer<Submission>, Producer<SharedTransaction>),
+) -> Result<(), NodeError> {
+    let config = &settings.config;
+    let rules = ingress::admit::Rules {
+        tip_min: config.pool.tip_floor_wei.into(),
+        base_fee_floor: config.chain.base_fee_floor_wei,
+        nonce_window: config.pool.nonce_gap_max,
+        ..ingress::admit::Rules::new(shared.rules.chain_id, shared.fees.gas_limit)
+    };
+    let metrics = threads.metrics.stage(Stage::Ingress);
+    let seats: Vec<Seat> = settings.plan.seats(Stage::Ingress).collect();
+    for seat in &seats {
+        let published = Arc::clone(&recovered.published);
+        let ingress = ingress::stage::Ingress {
+            submissions: submissions.clone().seated(seat),
+            to_ordering: to_ordering.clone(),
+            pool: Arc::clone(&shared.pool),
+            newest: Arc::new(move || published.state(BlockId::Pending)),
+            announce: Arc::clone(&shared.emit),
+            rules: rules.clone(),
+            seats: seats.len(),
+            clock: threads.clock.clone(),
+            metrics: metrics.clone(),
+        };
+        threads.run_on(*seat, "ingress", move |_| -> Result<(), NodeError> {
+            ingress::stage::run(&ingress);
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+fn run_ordering(
+    threads: &mut Threads,
+    settings: &Settings,
+    shared: &Shared,
+    (parent, open): (&ParentBlock, Option<&OpenBlock>),
+    ports: (Consumer<SharedTransaction>, Producer<Cut>, Consumer<Credit>),
+) -> Result<(), NodeError> {
+    let sequencing = &settings.config.sequencing;
+    let next = next_base_fee(parent, shared.fees.base_fee_floor);
+    let config = OrderingConfig {
+        intervals: Intervals {
+            mini_block_us: sequencing.mini_block_interval_ms * 1_000,
+            block_us: sequencing.block_interval_ms * 1_000,
+            deadline_percent: DEADLINE_PERCENT,
+        },
+        limits: CutLimits::new(sequencing.mini_block_gas_limit),
+        standing: Standing {
+            parent_timestamp: parent.timestamp,
+            open_timestamp: open.map(|open| open.environment.timestamp),
+        },
+        base_fee: open.map_or(next, |open| open.environment.base_fee),
+    };
+    let ordering = ordering::stage::Ordering {
+        admitted: ports.0,
+        to_execution: ports.1,
+        credits: ports.2,
+        settlement: Arc::clone(&shared.pool) as Arc<dyn Settlement>,
+        announce: Arc::clone(&shared.emit),
+        config,
+        clock: threads.clock.clone(),
+        metrics: threads.metrics.stage(Stage::Ordering),
+    };
+    threads.run(Stage::Ordering, "ordering", move |_| ordering::stage::run(ordering))
+}
+
+fn run_execution(
+    threads: &mut Threads,
+    recovered: &Recovered,
+    shared: &Shared,
+    (parent, open): (ParentBlock, Option<OpenBlock>),
+    mut ports: execution::stage::Rings,
+) -> Result<(), NodeError> {
+    let config =
+        ExecutionConfig { rules: shared.rules, fees: shared.fees, cache: CacheLimits::default() };
+    let start = ExecutionStart {
+        overlay: recovered.overlay.clone(),
+        base: Arc::clone(&recovered.snapshot) as _,
+        parent,
+        hashes: Vec::new(),
+        open,
+        last_mini_block: recovered.link.number,
+    };
+    threads.run(Stage::Execution, "execution", move |at| {
+        ports.cuts = ports.cuts.seated(&at.seat);
+        let metrics = ExecutionMetrics::new(&at.metrics);
+        execution::stage::run(ports, &at.clock, &metrics, &config, start)
+    })
+}
+
+fn policy(settings: &Settings) -> CheckpointPolicy {
+    let checkpoint = &settings.config.checkpoint;
+    CheckpointPolicy {
+        blocks_max: usize::try_from(checkpoint.blocks_max).unwrap_or(usize::MAX),
+        weight_max: checkpoint.weight_max,
+        ..CheckpointPolicy::default()
+    }
+}
+
+/// A durable checkpoint lets go of what it covers: in the log, under execution, in the tries.
+fn on_checkpoint(
+    steady: Arc<std::sync::atomic::AtomicU64>,
+    shared: &Shared,
+) -> state::stage::OnCheckpoint {
+    let (fresh_base, proofs) = (Arc::clone(&shared.fresh_base), Arc::clone(&shared.proofs));
+    Box::new(move |block, snapshot| {
+        fresh_base.put(block, Arc::clone(snapshot) as _);
+        proofs.checkpointed(&Checkpoint { block, source: Arc::clone(snapshot) as _ });
+        steady.store(block, Ordering::Release);
+    })
+}
+
+/// What a thread learns when it is seated.
+struct At {
+    seat: Seat,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+}
+
+impl Threads {
+    fn run<E: std::fmt::Display>(
+        &mut self,
+        stage: Stage,
+        name: &'static str,
+        work: impl FnOnce(At) -> Result<(), E> + Send + 'static,
+    ) -> Result<(), NodeError> {
+        self.run_on(self.plan.seat(stage), name, work)
+    }
+
+    /// Starts a stage. An error or a panic in it ends the node.
+    fn run_on<E: std::fmt::Display>(
+        &mut self,
+        seat: Seat,
+        name: &'static str,
+        work: impl FnOnce(At) -> Result<(), E> + Send + 'static,
+    ) -> Result<(), NodeError> {
+        let at = At { seat, clock: self.clock.clone(), metrics: Arc::clone(&self.metrics) };
+        let end = self.end.clone();
+        let thread = pin::spawn(seat, move || {
+            let reason = match catch_unwind(AssertUnwindSafe(|| work(at))) {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "it panicked; the lines above say where".to_owned(),
+            };
+            tracing::error!(stage = name, reason, "a stage stopped");
+            drop(end.try_send(End::Fault { stage: name, reason }));
+        });
+        self.started.push((name, thread.map_err(NodeError::of)?));
+        Ok(())
+    }
+
+    /// Starts a thread that ends with the process: clients may ask it to the last.
+    fn detach(
+        &self,
+        stage: Stage,
+        work: impl FnOnce() + Send + 'static,
+    ) -> Result<(), NodeError> {
+        pin::spawn(self.plan.seat(stage), work).map(drop).map_err(NodeError::of)
+    }
+}
+
+/// How often the end of a thread is looked for.
+const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+
+impl Running {
+    /// Closes the door and waits until everything accepted is under a checkpoint.
+    ///
+    /// # Errors
+    /// Where a stage stops on a fault, or they do not end within `limit`.
+    pub fn stop(self, ends: &Receiver<End>, limit: Duration) -> Result<(), NodeError> {
+        self.server.stop();
+        self.pool.close();
+        let mut waited = Duration::ZERO;
+        for (name, thread) in self.threads {
+            while !thread.is_finished() {
+                if let Ok(End::Fault { stage, reason }) = ends.try_recv() {
+                    return Err(NodeError(format!("stage {stage} stopped: {reason}")));
+                }
+                if waited > limit {
+                    let text = format!("stage {name} did not end in {limit:?}; the log is whole");
+                    return Err(NodeError(text));
+                }
+                std::thread::sleep(LOOK_INTERVAL);
+                waited += LOOK_INTERVAL;
+            }
+        }
+        tracing::info!("ended: everything accepted is durable");
+        Ok(())
+    }
+}
