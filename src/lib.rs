@@ -6,3 +6,4 @@ pub mod topology;
 pub mod runtime;
 pub mod ingress;
 pub mod ordering;
+pub mod execution;

@@ -1,0 +1,282 @@
+//! One long-lived EVM: transactions and system calls in, outcomes out, changes in its store.
+
+use crate::execution::store::{ReadError, Store};
+use crate::types::{mini_block::BlockEnvironment, transaction::RecoveredTransaction};
+use alloy_consensus::Transaction as _;
+use alloy_eips::eip7702::{RecoveredAuthority, RecoveredAuthorization};
+use alloy_primitives::{Address, Bytes, Log, U256};
+use revm::{
+    Context, ExecuteEvm as _, MainBuilder as _, MainnetEvm, SystemCallEvm as _,
+    context::{BlockEnv, CfgEnv, TxEnv, either::Either},
+    context_interface::{
+        block::BlobExcessGasAndPrice,
+        result::{EVMError, ExecutionResult, InvalidTransaction},
+    },
+    handler::MainnetContext,
+    primitives::hardfork::SpecId,
+    state::TransactionId,
+};
+use std::mem;
+
+/// After a transaction that touched more accounts, the map of touched accounts is made anew.
+const TOUCHED_ACCOUNTS_KEPT: usize = 1_024;
+
+/// Whose rules apply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fork {
+    /// March 2024.
+    Cancun,
+    /// May 2025.
+    Prague,
+    /// December 2025: the chain's own rules.
+    Osaka,
+}
+
+impl Fork {
+    pub(super) const fn spec(self) -> SpecId {
+        match self {
+            Self::Cancun => SpecId::CANCUN,
+            Self::Prague => SpecId::PRAGUE,
+            Self::Osaka => SpecId::OSAKA,
+        }
+    }
+}
+
+/// What never changes during a chain's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// The EVM's rules.
+    pub fork: Fork,
+    /// EIP-155.
+    pub chain_id: u64,
+    /// EIP-6110: whose logs are deposit requests.
+    pub deposit_contract: Address,
+    /// EIP-4844: how fast the blob base fee moves; only vectors have blobs.
+    pub blob_base_fee_update_fraction: u64,
+    /// EIP-7594: blobs in one transaction at most.
+    pub blobs_per_transaction_max: u64,
+}
+
+impl Rules {
+    /// Osaka with mainnet's constants.
+    pub const fn osaka(chain_id: u64) -> Self {
+        Self {
+            fork: Fork::Osaka,
+            chain_id,
+            deposit_contract: alloy_eips::eip6110::MAINNET_DEPOSIT_CONTRACT_ADDRESS,
+            blob_base_fee_update_fraction: 5_007_716,
+            blobs_per_transaction_max: 6,
+        }
+    }
+
+    pub(super) fn cfg(&self) -> CfgEnv {
+        let mut cfg = CfgEnv::new_with_spec(self.fork.spec());
+        cfg.chain_id = self.chain_id;
+        cfg.blob_base_fee_update_fraction = Some(self.blob_base_fee_update_fraction);
+        cfg.max_blobs_per_tx = Some(self.blobs_per_transaction_max);
+        cfg
+    }
+
+    pub(super) fn block(&self, block: &BlockEnvironment, excess_blob_gas: u64) -> BlockEnv {
+        let fraction = self.blob_base_fee_update_fraction;
+        BlockEnv {
+            number: U256::from(block.number),
+            beneficiary: block.fee_recipient,
+            timestamp: U256::from(block.timestamp),
+            gas_limit: block.gas_limit,
+            basefee: block.base_fee,
+            difficulty: U256::ZERO,
+            prevrandao: Some(block.prev_randao),
+            blob_excess_gas_and_price: Some(BlobExcessGasAndPrice::new(excess_blob_gas, fraction)),
+            slot_num: 0,
+        }
+    }
+}
+
+/// What an executed transaction did, beside its changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Executed {
+    /// EIP-658 status.
+    pub success: bool,
+    /// Refunds deducted.
+    pub gas_used: u64,
+    /// Events in order; none where it failed.
+    pub logs: Vec<Log>,
+}
+
+/// Why a transaction was not executed.
+#[derive(Debug, thiserror::Error)]
+pub enum TransactError {
+    /// The transaction may not stand here; the state is as before.
+    #[error("invalid transaction: {0}")]
+    Invalid(InvalidTransaction),
+    /// The engine itself failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// Execution cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The state could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The EVM gave up for a reason that is no transaction's.
+    #[error("the EVM failed: {0}")]
+    Evm(String),
+    /// A block's closing system call failed.
+    #[error("system call to {contract} failed: {reason}; genesis must hold the contract")]
+    SystemCall {
+        /// Whom it called.
+        contract: Address,
+        /// How it ended.
+        reason: String,
+    },
+    /// EIP-6110: the deposit contract logged what is no deposit.
+    #[error("deposit contract {0} logged a deposit event of another layout: fix its address")]
+    DepositLayout(Address),
+}
+
+/// An EVM that lives as long as its thread. It is not `Send`: build it where it runs.
+pub struct Evm {
+    inner: MainnetEvm<MainnetContext<Store>>,
+    rules: Rules,
+}
+
+impl Evm {
+    /// An EVM under `rules` on the state of `store`.
+    pub fn new(rules: Rules, store: Store) -> Self {
+        let context: MainnetContext<Store> = Context::new(store, rules.fork.spec());
+        let inner = context.with_cfg(rules.cfg()).build_mainnet();
+        Self { inner, rules }
+    }
+
+    /// Its rules.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Its state.
+    pub fn store(&mut self) -> &mut Store {
+        &mut self.inner.ctx.journaled_state.database
+    }
+
+    /// Sets the block that transactions see. `excess_blob_gas` is zero on this chain.
+    pub fn set_block(&mut self, block: &BlockEnvironment, excess_blob_gas: u64) {
+        self.inner.ctx.block = self.rules.block(block, excess_blob_gas);
+    }
+
+    /// Executes one transaction and commits what it did to the store.
+    ///
+    /// # Errors
+    /// `Invalid` leaves the state as it was; any other error ends the engine's use.
+    pub fn transact(&mut self, tx: &RecoveredTransaction) -> Result<Executed, TransactError> {
+        match self.inner.transact_one(tx_env(tx)) {
+            Ok(result) => {
+                self.commit().map_err(EngineError::from)?;
+                let (success, gas_used) = (result.is_success(), result.tx_gas_used());
+                let logs = if success { result.into_logs() } else { Vec::new() };
+                Ok(Executed { success, gas_used, logs })
+            }
+            Err(error) => {
+                self.discard();
+                Err(match error {
+                    EVMError::Transaction(error) => TransactError::Invalid(error),
+                    other => TransactError::Engine(other.into()),
+                })
+            }
+        }
+    }
+
+    /// The transaction environment of the last `transact`.
+    pub(super) fn last_tx(&self) -> &TxEnv {
+        &self.inner.ctx.tx
+    }
+
+    /// Calls a contract as the system address (EIP-4788 and its kin) and commits what it did.
+    ///
+    /// # Errors
+    /// Where the state cannot be read; how the call itself ended is in the result: output, or
+    /// the reason of its failure.
+    pub fn system_call(
+        &mut self,
+        contract: Address,
+        input: Bytes,
+    ) -> Result<Result<Bytes, String>, EngineError> {
+        match self.inner.system_call_one(contract, input) {
+            Ok(ExecutionResult::Success { output, .. }) => {
+                self.commit()?;
+                Ok(Ok(output.into_data()))
+            }
+            Ok(failed) => {
+                self.discard();
+                Ok(Err(failed.to_string()))
+            }
+            Err(error) => {
+                self.discard();
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Moves the journal's changes into the store; its map keeps its room for the next one.
+    fn commit(&mut self) -> Result<(), ReadError> {
+        let journal = &mut self.inner.ctx.journaled_state;
+        let store = &mut journal.database;
+        let mut touched = journal.inner.state.drain();
+        let done = touched.try_for_each(|(address, account)| store.commit(address, account));
+        drop(touched);
+        self.discard();
+        done
+    }
+
+    fn discard(&mut self) {
+        let journal = &mut self.inner.ctx.journaled_state.inner;
+        journal.state.clear();
+        if journal.state.capacity() > TOUCHED_ACCOUNTS_KEPT {
+            drop(mem::take(&mut journal.state));
+        }
+        journal.transaction_id = TransactionId::ZERO;
+    }
+}
+
+impl<T: ToString> From<EVMError<ReadError, T>> for EngineError {
+    fn from(error: EVMError<ReadError, T>) -> Self {
+        match error {
+            EVMError::Database(error) => Self::Read(error),
+            EVMError::Transaction(error) => Self::Evm(error.to_string()),
+            EVMError::Header(error) => Self::Evm(error.to_string()),
+            EVMError::Custom(error) => Self::Evm(error),
+            EVMError::CustomAny(error) => Self::Evm(error.to_string()),
+        }
+    }
+}
+
+fn tx_env(tx: &RecoveredTransaction) -> TxEnv {
+    let envelope = &tx.envelope;
+    let authorizations = envelope.authorization_list().unwrap_or_default();
+    let authorization_list = authorizations
+        .iter()
+        .zip(&tx.authorities)
+        .map(|(signed, authority)| {
+            let authority = authority.map_or(RecoveredAuthority::Invalid, RecoveredAuthority::Valid);
+            Either::Right(RecoveredAuthorization::new_unchecked(signed.inner().clone(), authority))
+        })
+        .collect();
+    TxEnv {
+        tx_type: envelope.tx_type().into(),
+        caller: tx.sender,
+        gas_limit: envelope.gas_limit(),
+        gas_price: envelope.max_fee_per_gas(),
+        kind: envelope.kind(),
+        value: envelope.value(),
+        data: envelope.input().clone(),
+        nonce: envelope.nonce(),
+        chain_id: envelope.chain_id(),
+        access_list: envelope.access_list().cloned().unwrap_or_default(),
+        gas_priority_fee: envelope.max_priority_fee_per_gas(),
+        blob_hashes: envelope.blob_versioned_hashes().unwrap_or_default().to_vec(),
+        max_fee_per_blob_gas: envelope.max_fee_per_blob_gas().unwrap_or_default(),
+        authorization_list,
+    }
+}

@@ -1,0 +1,161 @@
+//! The engine that every other one must equal: one transaction after another.
+
+use crate::execution::{
+    block::OpenBlock,
+    evm::{EngineError, Evm, Executed, TransactError},
+    refusal::{self, Verdict},
+    system,
+};
+use crate::types::{
+    diff::Diff,
+    limits::{MINI_BLOCK_TRANSACTION_BYTES_MAX, MINI_BLOCKS_PER_BLOCK_MAX, TXS_PER_MINI_BLOCK_MAX},
+    receipt::Receipt,
+    transaction::SharedTransaction,
+};
+
+/// Gas between two looks at the clock: a few transfers, or one small contract call.
+const GAS_BETWEEN_LOOKS: u64 = 100_000;
+
+/// What a cut's execution came to.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Executed, in order.
+    pub transactions: Vec<SharedTransaction>,
+    /// One each.
+    pub receipts: Vec<Receipt>,
+    /// Gas of them all.
+    pub gas_used: u64,
+    /// What they changed, and what the block's opening changed before the first of them. Empty
+    /// where nothing was executed: then the opening's changes wait.
+    pub diff: Diff,
+    /// To be offered again, in order.
+    pub left_over: Vec<SharedTransaction>,
+    /// To be forgotten, with the reason.
+    pub dropped: Vec<(SharedTransaction, String)>,
+}
+
+/// Executes cuts of an open block, under the law of sequential equivalence (see `execution`).
+pub trait Engine {
+    /// Executes `transactions` in order within the limits of `block`, which is brought up to
+    /// date. `is_late` says that the deadline has passed; what is not yet started then is left
+    /// over. Something is always executed before it is asked, so that a late cut makes progress.
+    ///
+    /// # Errors
+    /// Where the state cannot be read: the engine must not be used again.
+    fn execute(
+        &mut self,
+        block: &mut OpenBlock,
+        transactions: Vec<SharedTransaction>,
+        is_late: &mut dyn FnMut() -> bool,
+    ) -> Result<Outcome, EngineError>;
+}
+
+/// One EVM.
+pub struct Serial {
+    /// Its state stands in here.
+    pub evm: Evm,
+}
+
+impl Engine for Serial {
+    fn execute(
+        &mut self,
+        block: &mut OpenBlock,
+        transactions: Vec<SharedTransaction>,
+        is_late: &mut dyn FnMut() -> bool,
+    ) -> Result<Outcome, EngineError> {
+        let mut run = Run { outcome: Outcome::default(), bytes: 0 };
+        if block.mini_blocks >= MINI_BLOCKS_PER_BLOCK_MAX {
+            run.outcome.left_over = transactions;
+            return Ok(run.outcome);
+        }
+        run.outcome.transactions.reserve(transactions.len());
+        run.outcome.receipts.reserve(transactions.len());
+        let mut looked_at_gas = 0;
+        let mut waiting = transactions.into_iter();
+        for transaction in waiting.by_ref() {
+            if run.outcome.gas_used - looked_at_gas >= GAS_BETWEEN_LOOKS {
+                looked_at_gas = run.outcome.gas_used;
+                if is_late() {
+                    run.outcome.left_over.push(transaction);
+                    break;
+                }
+            }
+            if run.outcome.transactions.len() == TXS_PER_MINI_BLOCK_MAX {
+                run.outcome.left_over.push(transaction);
+                break;
+            }
+            run.one(&mut self.evm, block, transaction)?;
+        }
+        run.outcome.left_over.extend(waiting);
+        if !run.outcome.transactions.is_empty() {
+            run.outcome.diff = self.evm.store().take_diff();
+            block.mini_blocks += 1;
+        }
+        Ok(run.outcome)
+    }
+}
+
+struct Run {
+    outcome: Outcome,
+    /// Of the mini-block's transactions.
+    bytes: usize,
+}
+
+impl Run {
+    fn one(
+        &mut self,
+        evm: &mut Evm,
+        block: &mut OpenBlock,
+        transaction: SharedTransaction,
+    ) -> Result<(), EngineError> {
+        let bytes = transaction.block_bytes();
+        if transaction.gas_limit() > block.environment.gas_limit {
+            self.outcome.dropped.push((transaction, "exceeds block gas limit".to_owned()));
+            return Ok(());
+        }
+        let fits = transaction.gas_limit() <= block.gas_left()
+            && bytes <= block.bytes_left()
+            && self.bytes + bytes <= MINI_BLOCK_TRANSACTION_BYTES_MAX;
+        if !fits {
+            self.outcome.left_over.push(transaction);
+            return Ok(());
+        }
+        match evm.transact(&transaction) {
+            Ok(executed) => {
+                self.bytes += bytes;
+                self.take(evm, block, transaction, executed)
+            }
+            Err(TransactError::Invalid(error)) => {
+                match refusal::judge(&error, evm.last_tx(), block.environment.base_fee) {
+                    Verdict::LeftOver => self.outcome.left_over.push(transaction),
+                    Verdict::Dropped(why) => self.outcome.dropped.push((transaction, why)),
+                }
+                Ok(())
+            }
+            Err(TransactError::Engine(error)) => Err(error),
+        }
+    }
+
+    fn take(
+        &mut self,
+        evm: &Evm,
+        block: &mut OpenBlock,
+        transaction: SharedTransaction,
+        executed: Executed,
+    ) -> Result<(), EngineError> {
+        system::append_deposits(&mut block.deposits, &executed.logs, evm.rules())?;
+        block.transactions += 1;
+        block.bytes += transaction.block_bytes();
+        block.gas_used += executed.gas_used;
+        self.outcome.gas_used += executed.gas_used;
+        self.outcome.receipts.push(Receipt {
+            tx_type: transaction.envelope.tx_type(),
+            success: executed.success,
+            gas_used: executed.gas_used,
+            cumulative_gas_used: block.gas_used,
+            logs: executed.logs,
+        });
+        self.outcome.transactions.push(transaction);
+        Ok(())
+    }
+}
