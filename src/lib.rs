@@ -7,3 +7,4 @@ pub mod runtime;
 pub mod ingress;
 pub mod ordering;
 pub mod execution;
+pub mod state;
