@@ -8,3 +8,5 @@ pub mod ingress;
 pub mod ordering;
 pub mod execution;
 pub mod state;
+pub mod trie;
+pub mod block;

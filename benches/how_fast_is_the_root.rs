@@ -1,0 +1,222 @@
+//! How many account updates a second does the state root take in, on one core?
+//!
+//! `cargo bench --bench how_fast_is_the_root -- [--small] [--accounts N] [--updates N] [--rounds N]`
+//!
+//! Blocks of random account changes go through `StateTrie::apply`, with a checkpoint after each,
+//! beside two others in the same run and by the same clock (CPU time of the thread): hashing
+//! alone of the nodes that such a block changes, which no trie can beat without hashing several
+//! at once, and `alloy-trie`'s root of the whole state from scratch.
+#![allow(clippy::float_arithmetic, clippy::cast_precision_loss, reason = "a bench prints ratios")]
+#![allow(clippy::print_stdout, reason = "a bench prints")]
+
+use alloy_primitives::{Address, B256, U256, keccak256};
+use alloy_trie::{TrieAccount, root::state_root_unsorted};
+use basalt::{
+    trie::{StateTrie, plain::MemoryRows},
+    types::{
+        diff::{Account, AccountDiff, Diff},
+        map::Map,
+        view::NodeSource,
+    },
+};
+use std::{hint::black_box, sync::Arc};
+
+/// What the node gives its trie unless told otherwise.
+const BUDGET_BYTES: usize = 256 << 20;
+/// Genesis comes in diffs of so many accounts.
+const CHUNK: usize = 100_000;
+
+struct Sizes {
+    accounts: usize,
+    updates: usize,
+    rounds: usize,
+}
+
+fn main() {
+    let sizes = sizes();
+    let Sizes { accounts, updates, rounds } = sizes;
+    println!("{accounts} accounts, blocks of {updates} random updates, {rounds} rounds, one core");
+    let mut state = Map::<Address, Account>::default();
+    let mut random = Random(1);
+    let rows = Arc::new(MemoryRows::default());
+    let source = Arc::clone(&rows) as Arc<dyn NodeSource>;
+    let mut trie = StateTrie::new(Arc::clone(&source), BUDGET_BYTES).expect("empty");
+    let addresses: Vec<Address> = (0..accounts).map(|_| random.address()).collect();
+    let mut built_s = 0.0;
+    for chunk in addresses.chunks(CHUNK) {
+        let diff = diff_of(chunk, &mut state, &mut random);
+        let start = cpu_s();
+        let update = trie.apply(0, &diff).expect("sound");
+        built_s += cpu_s() - start;
+        rows.write(&update.rows);
+    }
+    trie.checkpointed(0, Arc::clone(&source));
+    let mib = trie.held_bytes() >> 20;
+    println!("built in {built_s:.2} s; {} rows, {mib} MiB in memory", rows.len());
+
+    let mut ours = Vec::new();
+    let mut hashing = Vec::new();
+    let (mut row_count, mut row_bytes) = (0, 0);
+    for round in 1..=rounds {
+        let touched: Vec<Address> =
+            (0..updates).map(|_| addresses[random.below(addresses.len())]).collect();
+        let diff = diff_of(&touched, &mut state, &mut random);
+        let number = u64::try_from(round).expect("small");
+        let start = cpu_s();
+        let update = trie.apply(number, &diff).expect("sound");
+        ours.push(diff.accounts.len() as f64 / (cpu_s() - start));
+        rows.write(&update.rows);
+        trie.checkpointed(number, Arc::clone(&source));
+        row_count += update.rows.len();
+        row_bytes +=
+            update.rows.iter().flat_map(|(_, row)| row).map(|row| row.len()).sum::<usize>();
+        let sizes = changed_node_bytes(&diff, &addresses);
+        let start = cpu_s();
+        hash_alone(&sizes, diff.accounts.len());
+        hashing.push(diff.accounts.len() as f64 / (cpu_s() - start));
+    }
+    let leaves = leaves(&state);
+    let mut scratch = Vec::new();
+    let mut expected = B256::ZERO;
+    for _ in 0..rounds.min(3) {
+        let start = cpu_s();
+        expected = state_root_unsorted(leaves.iter().copied());
+        scratch.push(updates as f64 / (cpu_s() - start));
+    }
+    assert_eq!(trie.root(), expected, "the root is not that of a trie from scratch");
+    println!("rows a block: {}, {} KiB", row_count / rounds, row_bytes / rounds / 1024);
+    let ours = told("state root, incremental", &mut ours);
+    let limit = told("hashing the changed nodes alone", &mut hashing);
+    let peer = told("alloy-trie, whole state from scratch", &mut scratch);
+    println!(
+        "of the limit by hashing: {:.0} %; of the peer: {:.0} times",
+        ours / limit * 100.0,
+        ours / peer
+    );
+}
+
+/// Prints median and range in updates a second of CPU time; returns the median.
+fn told(what: &str, rates: &mut [f64]) -> f64 {
+    rates.sort_unstable_by(f64::total_cmp);
+    let (low, median, high) = (rates[0], rates[rates.len() / 2], rates[rates.len() - 1]);
+    println!("{what}: {median:.0} updates/s (from {low:.0} to {high:.0}, {} rounds)", rates.len());
+    median
+}
+
+fn diff_of(touched: &[Address], state: &mut Map<Address, Account>, random: &mut Random) -> Diff {
+    let mut diff = Diff::default();
+    for address in touched {
+        let account = state.entry(*address).or_default();
+        account.nonce += 1;
+        account.balance = U256::from(random.next()) * U256::from(1_000);
+        let change = AccountDiff { account: Some(*account), ..AccountDiff::default() };
+        diff.accounts.insert(*address, change);
+    }
+    diff
+}
+
+/// RLP sizes of the nodes on the paths to the changed leaves: branches by how many children they
+/// have, from the sorted keys alone.
+fn changed_node_bytes(diff: &Diff, addresses: &[Address]) -> Vec<usize> {
+    let mut all: Vec<B256> = addresses.iter().map(keccak256).collect();
+    all.sort_unstable();
+    all.dedup();
+    let mut changed: Vec<B256> = diff.accounts.keys().map(keccak256).collect();
+    changed.sort_unstable();
+    let mut sizes = Vec::new();
+    nodes(&all, &changed, 0, &mut sizes);
+    sizes
+}
+
+fn nodes(all: &[B256], changed: &[B256], depth: usize, sizes: &mut Vec<usize>) {
+    if changed.is_empty() {
+        return;
+    }
+    if all.len() == 1 {
+        sizes.push(3 + (64 - depth) / 2 + 2 + 80);
+        return;
+    }
+    let nibble =
+        |key: &B256| if depth % 2 == 0 { key[depth / 2] >> 4 } else { key[depth / 2] & 15 };
+    let mut children = 0;
+    for wanted in 0..16u8 {
+        let part = |keys: &[B256]| {
+            let start = keys.partition_point(|key| nibble(key) < wanted);
+            start..keys.partition_point(|key| nibble(key) <= wanted)
+        };
+        let (below, below_changed) = (&all[part(all)], &changed[part(changed)]);
+        if !below.is_empty() {
+            children += 1;
+            nodes(below, below_changed, depth + 1, sizes);
+        }
+    }
+    sizes.push(3 + 17 + 32 * children);
+}
+
+fn hash_alone(sizes: &[usize], addresses: usize) {
+    let bytes = [7u8; 1024];
+    for size in sizes {
+        black_box(keccak256(&bytes[..black_box(*size)]));
+    }
+    for _ in 0..addresses {
+        black_box(keccak256(&bytes[..black_box(20)]));
+    }
+}
+
+fn leaves(state: &Map<Address, Account>) -> Vec<(B256, TrieAccount)> {
+    let leaf = |account: &Account| TrieAccount {
+        nonce: account.nonce,
+        balance: account.balance,
+        ..TrieAccount::default()
+    };
+    state.iter().map(|(address, account)| (keccak256(address), leaf(account))).collect()
+}
+
+/// CPU time of this thread: robust where a machine is shared.
+#[allow(unsafe_code, reason = "libc has no safe wrapper for clock_gettime")]
+fn cpu_s() -> f64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is valid for writing for the length of the call.
+    let failed = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    assert_eq!(failed, 0, "this system has no clock of a thread's CPU time");
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+fn sizes() -> Sizes {
+    let arguments: Vec<String> = std::env::args().collect();
+    let number = |name: &str, default: usize| {
+        let at = arguments.iter().position(|argument| argument == name);
+        at.and_then(|at| arguments.get(at + 1)).map_or(default, |n| n.parse().expect("a number"))
+    };
+    let small = arguments.iter().any(|argument| argument == "--small");
+    let (accounts, updates) = if small { (20_000, 1_000) } else { (1_000_000, 10_000) };
+    Sizes {
+        accounts: number("--accounts", accounts),
+        updates: number("--updates", updates),
+        rounds: number("--rounds", 12),
+    }
+}
+
+/// SplitMix64: the same accounts in every run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        usize::try_from(self.next() % u64::try_from(limit).expect("64 bits")).expect("64 bits")
+    }
+
+    fn address(&mut self) -> Address {
+        let mut bytes = [0; 20];
+        for chunk in bytes.chunks_mut(8) {
+            chunk.copy_from_slice(&self.next().to_le_bytes()[..chunk.len()]);
+        }
+        bytes.into()
+    }
+}
