@@ -3,3 +3,5 @@
 pub mod types;
 pub mod topology;
 pub mod runtime;
+pub mod mini_block;
+pub mod wal;
