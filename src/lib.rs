@@ -10,3 +10,5 @@ pub mod execution;
 pub mod state;
 pub mod trie;
 pub mod block;
+pub mod mini_block;
+pub mod wal;

@@ -7,3 +7,5 @@ pub mod ring;
 pub mod pin;
 pub mod clock;
 pub mod metrics;
+pub mod memory;
+pub mod uring;
