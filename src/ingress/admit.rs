@@ -1,13 +1,11 @@
 //! May this transaction wait here? Checks without state first, then against one state. Pure.
 
-use crate::{
-    ingress::{decode::Decoded, gas::intrinsic},
-    types::{
-        diff::Account,
-        limits::TRANSACTION_GAS_MAX,
-        transaction::RecoveredTransaction,
-        view::{StateView, ViewError},
-    },
+use crate::ingress::{decode::Decoded, gas::intrinsic};
+use crate::types::{
+    diff::Account,
+    limits::TRANSACTION_GAS_MAX,
+    transaction::RecoveredTransaction,
+    view::{StateView, ViewError},
 };
 use alloy_consensus::{Transaction as _, TxEnvelope};
 use alloy_primitives::{Address, KECCAK256_EMPTY, U256};

@@ -1,9 +1,7 @@
 //! Raw bytes to a transaction: EIP-2718, strict RLP, one encoding for one transaction.
 
-use crate::{
-    crypto::recover::{RecoverError, recover},
-    types::{limits::TRANSACTION_BYTES_MAX, transaction::RecoveredTransaction},
-};
+use crate::crypto::recover::{RecoverError, recover};
+use crate::types::{limits::TRANSACTION_BYTES_MAX, transaction::RecoveredTransaction};
 use alloy_consensus::{
     Signed, TxEip1559, TxEip2930, TxEip7702, TxEnvelope, TxLegacy, transaction::RlpEcdsaDecodableTx,
 };

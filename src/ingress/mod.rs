@@ -15,3 +15,8 @@ pub mod pool;
 pub mod stage;
 
 mod sender;
+
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod tests;

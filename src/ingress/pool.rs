@@ -5,17 +5,15 @@
 //! replaced and counted. Each sender lives in one of `SHARDS`, under a lock held for a few hundred
 //! nanoseconds. A transaction leaves when it is included, dropped, replaced or expired.
 
-use crate::{
-    ingress::sender::{Entry, Load, SenderQueue, weight},
-    types::{
-        diff::Account,
-        flow::Submission,
-        ids::TimestampUs,
-        map::Map,
-        receipt::Receipt,
-        transaction::SharedTransaction,
-        view::{PoolReader, Settlement},
-    },
+use crate::ingress::sender::{Entry, Load, SenderQueue, weight};
+use crate::types::{
+    diff::Account,
+    flow::Submission,
+    ids::TimestampUs,
+    map::Map,
+    receipt::Receipt,
+    transaction::SharedTransaction,
+    view::{PoolReader, Settlement},
 };
 use alloy_consensus::Transaction as _;
 use alloy_primitives::{Address, B256, U256};
@@ -481,5 +479,20 @@ impl Settlement for Pool {
             }
         }
         self.settle(&mut shard, (sender, queue), before, removed);
+    }
+}
+
+#[cfg(test)]
+impl Pool {
+    /// Weight in total, held count and held weight, to compare with what is really there.
+    pub(super) fn totals(&self) -> (usize, usize, usize) {
+        let load = |of: &AtomicUsize| of.load(Ordering::Relaxed);
+        (load(&self.bytes), load(&self.held_count), load(&self.held_bytes))
+    }
+
+    /// Hashes known and senders with a queue.
+    pub(super) fn sizes(&self) -> (usize, usize) {
+        let hashes = self.hashes.iter().map(|shard| lock(shard).len()).sum();
+        (hashes, self.senders.iter().map(|shard| lock(shard).len()).sum())
     }
 }

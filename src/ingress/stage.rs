@@ -1,23 +1,21 @@
 //! The pinned loop of ingress: takes what has arrived, recovers it as a batch, answers each.
 
-use crate::{
-    crypto::recover::{RecoverError, recover_senders},
-    ingress::{
-        admit::{AdmitError, Rules, check_alone, check_sender},
-        decode::{DecodeError, Decoded, decode},
-        pool::{Entered, Pool, PoolError},
-    },
-    runtime::{
-        clock::Clock,
-        metrics::StageMetrics,
-        ring::{Consumer, Pop, Producer},
-    },
-    types::{
-        flow::{ChainEvent, Refusal, Submission},
-        ids::TimestampUs,
-        transaction::{RecoveredTransaction, SharedTransaction},
-        view::{PoolReader as _, StateView, ViewError},
-    },
+use crate::crypto::recover::{RecoverError, recover_senders};
+use crate::ingress::{
+    admit::{AdmitError, Rules, check_alone, check_sender},
+    decode::{DecodeError, Decoded, decode},
+    pool::{Entered, Pool, PoolError},
+};
+use crate::runtime::{
+    clock::Clock,
+    metrics::StageMetrics,
+    ring::{Consumer, Pop, Producer},
+};
+use crate::types::{
+    flow::{ChainEvent, Refusal, Submission},
+    ids::TimestampUs,
+    transaction::{RecoveredTransaction, SharedTransaction},
+    view::{PoolReader as _, StateView, ViewError},
 };
 use alloy_primitives::{Address, B256};
 use std::{sync::Arc, time::Duration};
@@ -221,4 +219,101 @@ fn recover_all(decoded: Vec<(Decoded, Reply)>) -> Vec<(RecoveredTransaction, Rep
         }
     }
     recovered
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ingress::{
+        fixture::{Fixed, RICH, account, plain, raw, signer},
+        pool::PoolLimits,
+    };
+    use crate::runtime::{metrics::Metrics, ring::ring};
+    use crate::topology::seat::Stage;
+    use crate::types::ids::DEV_CHAIN_ID;
+    use alloy_primitives::Bytes;
+    use std::sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    type Verdicts = Arc<Mutex<Vec<Result<B256, Refusal>>>>;
+
+    /// Runs `seats` seats over what is submitted; returns verdicts and what ordering got.
+    fn serve(seats: usize, submitted: Vec<Bytes>) -> (Verdicts, Vec<SharedTransaction>) {
+        let (submissions, consumer) = ring(submitted.len().max(1));
+        let (to_ordering, ordering) = ring(4_096);
+        let pool = Arc::new(Pool::new(PoolLimits::default(), Box::new(Err)));
+        let newest: NewestState = Arc::new(|| {
+            let mut state = Fixed::default();
+            for byte in 1..5 {
+                state.accounts.insert(signer(byte).address(), account(0, RICH));
+            }
+            Ok(Arc::new(state))
+        });
+        let announced = Arc::new(AtomicUsize::new(0));
+        let count = announced.clone();
+        let verdicts = Verdicts::default();
+        for raw in submitted {
+            let verdicts = verdicts.clone();
+            let reply = Box::new(move |verdict| verdicts.lock().unwrap().push(verdict));
+            assert!(submissions.push(Submission { raw, reply }).is_ok());
+        }
+        drop(submissions);
+        let metrics = Metrics::default().stage(Stage::Ingress);
+        std::thread::scope(|scope| {
+            for _ in 0..seats {
+                let count = count.clone();
+                let seat = Ingress {
+                    submissions: consumer.clone(),
+                    to_ordering: to_ordering.clone(),
+                    pool: pool.clone(),
+                    newest: newest.clone(),
+                    announce: Arc::new(move |_| {
+                        count.fetch_add(1, Ordering::Relaxed);
+                    }),
+                    rules: Rules::new(DEV_CHAIN_ID, 30_000_000),
+                    seats,
+                    clock: Clock::system(),
+                    metrics: metrics.clone(),
+                };
+                scope.spawn(|| run(seat));
+            }
+        });
+        drop(to_ordering);
+        let got: Vec<_> = std::iter::from_fn(|| ordering.pop_wait()).collect();
+        assert_eq!(announced.load(Ordering::Relaxed), pool.pending_count());
+        (verdicts, got)
+    }
+
+    #[test]
+    fn nonces_spread_over_seats_come_out_in_order_and_complete() {
+        let key = signer(1);
+        let submitted = (0..600).map(|nonce| raw(&key, plain(nonce, 10, 1))).collect();
+        let (verdicts, got) = serve(3, submitted);
+        assert!(verdicts.lock().unwrap().iter().all(Result::is_ok));
+        let nonces: Vec<u64> = got.iter().map(|tx| tx.nonce()).collect();
+        assert_eq!(nonces, (0..600).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn each_submission_gets_its_own_verdict() {
+        let good = raw(&signer(1), plain(0, 10, 1));
+        let poor = raw(&signer(9), plain(0, 10, 1));
+        let garbage = Bytes::from_static(&[0xc1, 0x80]);
+        let blob = Bytes::from_static(&[3, 0xc0]);
+        let (verdicts, got) = serve(1, vec![garbage, good.clone(), poor, good, blob]);
+        assert_eq!(got.len(), 1);
+        let verdicts = verdicts.lock().unwrap();
+        let has = |code: i32, text: &str| {
+            let fits = |refusal: &Refusal| refusal.code == code && refusal.message.contains(text);
+            assert!(verdicts.iter().any(|v| v.as_ref().is_err_and(fits)), "{text}: {verdicts:?}");
+        };
+        assert_eq!(verdicts.len(), 5);
+        assert_eq!(verdicts.iter().filter(|verdict| verdict.is_ok()).count(), 1);
+        has(-32_602, "rlp: input too short");
+        has(-32_000, "insufficient funds for gas * price + value: balance 0, tx cost 210001");
+        has(-32_000, "already known");
+        has(-32_000, "blob transactions are not supported on this chain");
+    }
 }

@@ -107,13 +107,13 @@ impl Schedule {
         let start = start_us / SECOND_US;
         let least = self.block_timestamp + self.step();
         self.block_timestamp = start.max(least);
-        // One second ahead of the clock (a block that was opened in the second of its parent):
-        // this block lasts longer, so that the chain does not stay ahead for ever. Further ahead
-        // (a genesis in the future) it runs ahead until the clock has caught up.
-        if self.step() > 0 && self.block_timestamp == start + 1 {
-            let wanted_us = (start + 1) * SECOND_US;
-            let next_us = floor(wanted_us, self.intervals.block_us) + self.intervals.block_us;
-            self.block_end_us = self.block_end_us.max(next_us);
+        // Ahead of the clock by a second (a block opened in the second of its parent): it lasts
+        // until its timestamp has passed, so that the chain does not stay ahead for ever. Further
+        // ahead (a genesis in the future) the chain runs ahead until the clock has caught up.
+        if self.step() > 0 && self.block_timestamp <= now_us / SECOND_US + 1 {
+            let passed_us = (self.block_timestamp + 1) * SECOND_US;
+            let grid_us = self.intervals.block_us;
+            self.block_end_us = self.block_end_us.max(passed_us.div_ceil(grid_us) * grid_us);
         }
         debug_assert!(self.block_end_us > now_us);
     }

@@ -9,3 +9,6 @@
 pub mod policy;
 pub mod cut;
 pub mod stage;
+
+#[cfg(test)]
+mod tests;

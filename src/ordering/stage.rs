@@ -3,22 +3,20 @@
 //! It sleeps until something is due or a credit comes, never per transaction: those wait on their
 //! ring and are taken together when the loop wakes.
 
-use crate::{
-    ordering::{
-        cut::{Intervals, Schedule, Standing},
-        policy::{CutLimits, Waiting},
-    },
-    runtime::{
-        clock::Clock,
-        metrics::StageMetrics,
-        ring::{Consumer, Pop, Producer},
-    },
-    types::{
-        flow::{ChainEvent, Credit, Cut},
-        ids::TimestampUs,
-        transaction::SharedTransaction,
-        view::Settlement,
-    },
+use crate::ordering::{
+    cut::{Intervals, Schedule, Standing},
+    policy::{CutLimits, Waiting},
+};
+use crate::runtime::{
+    clock::Clock,
+    metrics::StageMetrics,
+    ring::{Consumer, Pop, Producer},
+};
+use crate::types::{
+    flow::{ChainEvent, Credit, Cut},
+    ids::TimestampUs,
+    transaction::SharedTransaction,
+    view::Settlement,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -85,28 +83,40 @@ struct Running {
 /// # Errors
 /// `ExecutionGone` where execution ended first.
 pub fn run(ordering: Ordering) -> Result<(), OrderingError> {
-    let now_us = ordering.clock.now_us();
-    let config = ordering.config;
-    let mut running = Running {
-        waiting: Waiting::new(config.base_fee),
-        schedule: Schedule::new(config.intervals, config.standing, now_us),
-        in_flight_us: None,
-        block_full: false,
-        expire_at_us: now_us + EXPIRY_INTERVAL_US,
-        ordering,
-    };
-    while running.gather() {
-        let now_us = running.ordering.clock.now_us();
-        if running.in_flight_us.is_none() && running.is_due(now_us) {
-            running.cut(now_us)?;
-        }
-        running.expire(now_us);
+    let mut running = Running::new(ordering);
+    while running.turn()? {
         running.wait()?;
     }
     running.finish()
 }
 
 impl Running {
+    fn new(ordering: Ordering) -> Self {
+        let now_us = ordering.clock.now_us();
+        let config = ordering.config;
+        Self {
+            waiting: Waiting::new(config.base_fee),
+            schedule: Schedule::new(config.intervals, config.standing, now_us),
+            in_flight_us: None,
+            block_full: false,
+            expire_at_us: now_us + EXPIRY_INTERVAL_US,
+            ordering,
+        }
+    }
+
+    /// Everything that can be done now; false once ingress is gone.
+    fn turn(&mut self) -> Result<bool, OrderingError> {
+        if !self.gather() {
+            return Ok(false);
+        }
+        let now_us = self.ordering.clock.now_us();
+        if self.in_flight_us.is_none() && self.is_due(now_us) {
+            self.cut(now_us)?;
+        }
+        self.expire(now_us);
+        Ok(true)
+    }
+
     /// Takes what was admitted; false once ingress is gone and all of it is taken.
     fn gather(&mut self) -> bool {
         let now_us = self.ordering.clock.now_us();
@@ -228,5 +238,186 @@ impl Running {
             self.take(credit);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ordering::tests::transaction;
+    use crate::runtime::{metrics::Metrics, ring::ring};
+    use crate::topology::seat::Stage;
+    use crate::types::{map::Map, receipt::Receipt};
+    use alloy_primitives::{Address, B256};
+    use std::sync::Mutex;
+
+    #[derive(Default)]
+    struct Notes {
+        dropped: Mutex<Vec<(B256, String)>>,
+        heartbeats: Mutex<u64>,
+    }
+
+    impl Settlement for Notes {
+        fn included(&self, _: &[SharedTransaction], _: &[Receipt]) {}
+        fn dropped(&self, tx: &SharedTransaction, reason: &str) {
+            self.dropped.lock().unwrap().push((tx.hash, reason.to_owned()));
+        }
+    }
+
+    struct Rig {
+        admitted: Producer<SharedTransaction>,
+        cuts: Consumer<Cut>,
+        credits: Producer<Credit>,
+        notes: Arc<Notes>,
+    }
+
+    fn rig(clock: &Clock, block_us: u64) -> (Rig, Ordering) {
+        let (admitted, admitted_out) = ring(4_096);
+        let (to_execution, cuts) = ring(2);
+        let (credits, credits_out) = ring(2);
+        let notes = Arc::new(Notes::default());
+        let beats = notes.clone();
+        let intervals = Intervals { mini_block_us: 10_000, block_us, deadline_percent: 80 };
+        let ordering = Ordering {
+            admitted: admitted_out,
+            to_execution,
+            credits: credits_out,
+            settlement: notes.clone(),
+            announce: Arc::new(move |event| {
+                assert!(matches!(event, ChainEvent::Heartbeat { .. }));
+                *beats.heartbeats.lock().unwrap() += 1;
+            }),
+            config: OrderingConfig {
+                intervals,
+                limits: CutLimits::new(20_000_000),
+                standing: Standing { parent_timestamp: 1, open_timestamp: None },
+                base_fee: 7,
+            },
+            clock: clock.clone(),
+            metrics: Metrics::default().stage(Stage::Ordering),
+        };
+        (Rig { admitted, cuts, credits, notes }, ordering)
+    }
+
+    /// A small generator with a seed: the run is the same each time.
+    struct Dice(u64);
+
+    impl Dice {
+        fn roll(&mut self, sides: u64) -> u64 {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (self.0 >> 33) % sides
+        }
+    }
+
+    /// Seconds of a chain whose execution is at times late, takes a part of a cut, drops some and
+    /// fills its block: every transaction is taken once, nonces go in order, blocks close in time.
+    #[test]
+    fn a_simulated_chain_takes_everything_once() {
+        for seed in 1..6 {
+            simulate(seed);
+        }
+    }
+
+    fn simulate(seed: u64) {
+        let start_us = 1_000_000_000;
+        let clock = Clock::manual(start_us);
+        let (rig, ordering) = rig(&clock, 250_000);
+        let mut running = Running::new(ordering);
+        let mut dice = Dice(seed);
+        let (mut sent, mut done) = (Map::<u8, u64>::default(), Map::<Address, u64>::default());
+        let (mut total, mut taken, mut closes) = (0, 0, 0);
+        let mut flight: Option<(Cut, u64)> = None;
+        for tick in 0..5_000u64 {
+            let now_us = start_us + tick * 1_000;
+            clock.set_us(now_us);
+            for _ in 0..if tick < 3_000 { dice.roll(4) } else { 0 } {
+                let sender = u8::try_from(dice.roll(20)).unwrap();
+                let nonce = sent.entry(sender).or_default();
+                let tip = u128::from(dice.roll(30));
+                rig.admitted.push(transaction(sender, *nonce, 100 + tip, tip)).unwrap();
+                *nonce += 1;
+                total += 1;
+            }
+            if let Some((cut, ready_us)) = flight.take() {
+                if now_us < ready_us {
+                    flight = Some((cut, ready_us));
+                } else {
+                    let mut left_over = cut.transactions;
+                    let part = dice.roll(30) + u64::from(tick > 4_000) * 10_000;
+                    let kept = left_over.len().min(usize::try_from(part).unwrap());
+                    for tx in left_over.drain(..kept) {
+                        let next = done.entry(tx.sender).or_default();
+                        assert_eq!(tx.nonce(), *next, "seed {seed}");
+                        *next += 1;
+                        taken += 1;
+                    }
+                    let block_full = dice.roll(10) == 0;
+                    let base_fee = 7 + dice.roll(90);
+                    let credit = Credit { left_over, base_fee, block_full, dropped: Vec::new() };
+                    rig.credits.push(credit).unwrap();
+                    let Pop::Item(credit) = running.ordering.credits.pop() else { panic!() };
+                    running.take(credit);
+                }
+            }
+            assert!(running.turn().unwrap());
+            while let Pop::Item(cut) = rig.cuts.pop() {
+                assert!(flight.is_none(), "two cuts in flight");
+                assert!(cut.closes_block || !cut.transactions.is_empty());
+                assert_eq!((cut.timestamp_us, cut.deadline_us), (now_us, now_us + 8_000));
+                assert!(cut.block_timestamp <= now_us / 1_000_000);
+                closes += u64::from(cut.closes_block);
+                flight = Some((cut, now_us + 1_000 + dice.roll(20) * 1_000));
+            }
+        }
+        assert_eq!((taken, running.waiting.len()), (total, 0), "seed {seed}");
+        assert!(total > 3_000 && closes >= 19, "seed {seed}: {total} sent, {closes} blocks");
+        assert!(*rig.notes.heartbeats.lock().unwrap() > 20);
+    }
+
+    /// The real loop against a thread that executes: the last cut is made when the input closes.
+    #[test]
+    fn the_loop_runs_until_its_input_closes() {
+        let clock = Clock::system();
+        let (rig, ordering) = rig(&clock, 50_000);
+        let Rig { admitted, cuts, credits, notes } = rig;
+        let (mut taken, mut closes) = (Vec::new(), 0);
+        std::thread::scope(|scope| {
+            let ordering = scope.spawn(|| run(ordering));
+            let execution = scope.spawn(|| {
+                while let Some(cut) = cuts.pop_wait() {
+                    closes += u64::from(cut.closes_block);
+                    let mut transactions = cut.transactions;
+                    let dropped = transactions
+                        .pop_if(|tx| tx.nonce() == 99)
+                        .map(|tx| (tx, "nonce too high".to_owned()));
+                    taken.extend(transactions);
+                    let dropped = dropped.into_iter().collect();
+                    let credit = Credit { dropped, base_fee: 7, ..Credit::default() };
+                    if credits.push(credit).is_err() {
+                        return;
+                    }
+                }
+            });
+            for nonce in 0..100 {
+                admitted.push(transaction(1, nonce, 100, 1)).unwrap();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            drop(admitted);
+            assert_eq!(ordering.join().unwrap(), Ok(()));
+            execution.join().unwrap();
+        });
+        let nonces: Vec<u64> = taken.iter().map(|tx| tx.nonce()).collect();
+        assert_eq!(nonces, (0..99).collect::<Vec<_>>());
+        assert!(closes >= 1);
+        assert_eq!(notes.dropped.lock().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn execution_that_ends_first_is_an_error() {
+        let (rig, ordering) = rig(&Clock::system(), 50_000);
+        let Rig { admitted, cuts, credits, .. } = rig;
+        drop((cuts, credits));
+        assert_eq!(run(ordering), Err(OrderingError::ExecutionGone));
+        drop(admitted);
     }
 }
