@@ -314,7 +314,7 @@ fn run_stages(
     run_execution(threads, &recovered, &shared, (parent, open), ports)?;
     let link = recovered.link;
     threads.run(Stage::MiniBlock, "mini_block", move |at| {
-        let metrics = MiniBlockMetrics::new(&at.metrics);
+        let metrics = MiniBlockMetrics::new(&at.metrics, at.metrics.stage(Stage::MiniBlock));
         let input = rings.execution_mini_block.1.seated(&at.seat);
         let start = mini_block::stage::Start { link, sign };
         mini_block::stage::run(start, &input, &rings.mini_block_wal.0, &at.clock, &metrics)
@@ -325,7 +325,7 @@ fn run_stages(
         Ok(())
     })?;
     threads.run(Stage::Wal, "wal", move |at| {
-        let metrics = WalMetrics::new(&at.metrics);
+        let metrics = WalMetrics::new(&at.metrics, at.metrics.stage(Stage::Wal));
         let input = rings.mini_block_wal.1.seated(&at.seat);
         wal::stage::run(log, &input, &rings.wal_state.0, &at.clock, &metrics)
     })?;
@@ -429,7 +429,7 @@ fn run_ingress(
             metrics: metrics.clone(),
         };
         threads.run_on(*seat, "ingress", move |_| -> Result<(), NodeError> {
-            ingress::stage::run(&ingress);
+            ingress::stage::run(ingress);
             Ok(())
         })?;
     }

@@ -42,7 +42,7 @@ pub enum GenesisError {
 /// Computes the trie rows of one chunk over the rows of the chunks before it.
 pub type ApplyTrie<'a> =
     &'a mut dyn FnMut(
-        &dyn NodeSource,
+        Arc<dyn NodeSource>,
         &Diff,
     ) -> Result<TrieUpdate, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -87,9 +87,8 @@ pub fn initialise(
     writer.commit()?;
     let mut root = EMPTY_ROOT_HASH;
     for diff in chunks {
-        let before = Snapshot::open(environment, 1)?;
-        let update = apply_trie(&before, &diff).map_err(GenesisError::Trie)?;
-        drop(before);
+        let before = Arc::new(Snapshot::open(environment, 1)?);
+        let update = apply_trie(before, &diff).map_err(GenesisError::Trie)?;
         let writer = Writer::begin(environment)?;
         writer.put_diff(&diff)?;
         writer.put_trie(update.rows.iter().map(|(key, row)| (key, row)))?;
