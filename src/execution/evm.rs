@@ -259,7 +259,8 @@ fn tx_env(tx: &RecoveredTransaction) -> TxEnv {
         .iter()
         .zip(&tx.authorities)
         .map(|(signed, authority)| {
-            let authority = authority.map_or(RecoveredAuthority::Invalid, RecoveredAuthority::Valid);
+            let authority =
+                authority.map_or(RecoveredAuthority::Invalid, RecoveredAuthority::Valid);
             Either::Right(RecoveredAuthorization::new_unchecked(signed.inner().clone(), authority))
         })
         .collect();

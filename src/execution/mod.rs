@@ -34,3 +34,5 @@ pub mod stage;
 
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod laws;

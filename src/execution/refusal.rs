@@ -45,17 +45,23 @@ pub fn text(error: &InvalidTransaction, tx: &TxEnv, base_fee: u64) -> String {
             insufficient_funds(tx, **balance, **fee)
         }
         InvalidTransaction::OverflowPaymentInTransaction => {
-            format!("insufficient funds for gas * price + value: address {sender} required \
-                     balance exceeds 256 bits")
+            format!(
+                "insufficient funds for gas * price + value: address {sender} required \
+                     balance exceeds 256 bits"
+            )
         }
         InvalidTransaction::GasPriceLessThanBasefee => {
-            format!("max fee per gas less than block base fee: address {sender}, \
-                     maxFeePerGas: {fee_cap}, baseFee: {base_fee}")
+            format!(
+                "max fee per gas less than block base fee: address {sender}, \
+                     maxFeePerGas: {fee_cap}, baseFee: {base_fee}"
+            )
         }
         InvalidTransaction::PriorityFeeGreaterThanMaxFee => {
             let tip = tx.gas_priority_fee.unwrap_or_default();
-            format!("max priority fee per gas higher than max fee per gas: address {sender}, \
-                     maxPriorityFeePerGas: {tip}, maxFeePerGas: {fee_cap}")
+            format!(
+                "max priority fee per gas higher than max fee per gas: address {sender}, \
+                     maxPriorityFeePerGas: {tip}, maxFeePerGas: {fee_cap}"
+            )
         }
         InvalidTransaction::CallGasCostMoreThanGasLimit { initial_gas, gas_limit } => {
             format!("intrinsic gas too low: have {gas_limit}, want {initial_gas}")

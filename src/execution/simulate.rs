@@ -102,9 +102,10 @@ impl CallSimulator {
         let fee_cap = U256::from(call.max_fee_per_gas.unwrap_or_default());
         if !fee_cap.is_zero() {
             let balance = state.account(&call.from)?.unwrap_or_default().balance;
-            let Some(left) = balance.checked_sub(call.value).filter(|left| {
-                call.value.is_zero() || !left.is_zero()
-            }) else {
+            let Some(left) = balance
+                .checked_sub(call.value)
+                .filter(|left| call.value.is_zero() || !left.is_zero())
+            else {
                 let reason = "insufficient funds for transfer".to_owned();
                 return Ok(Err(CallOutcome::Invalid(reason)));
             };
@@ -129,8 +130,8 @@ fn search(
     // Less than what was used cannot do. What was used, with the refund, the stipend and what
     // calls keep back, mostly does.
     let (mut low, mut high) = (gas_used.saturating_sub(1), most);
-    let likely = (gas_used + gas_refunded + CALL_STIPEND) * CALL_GAS_DIVISOR
-        / (CALL_GAS_DIVISOR - 1);
+    let likely =
+        (gas_used + gas_refunded + CALL_STIPEND) * CALL_GAS_DIVISOR / (CALL_GAS_DIVISOR - 1);
     let mut next = (likely < high).then_some(likely);
     while low + 1 < high {
         if next.is_none() && (high - low) * 1_000 < high * ESTIMATE_TOLERANCE_PERMILLE {
@@ -363,5 +364,125 @@ impl Database for CallState<'_> {
             let text = format!("block {number} is still being sealed: ask again for its hash");
             ReadError::View(ViewError::Database(text))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::execution::testing::MemoryView;
+    use alloy_primitives::{Bytes, hex};
+
+    const BASE_FEE: u64 = 1_000;
+
+    fn simulator() -> CallSimulator {
+        let rules = Rules::osaka(31_337);
+        CallSimulator { rules, gas_max: 50_000_000, transaction_gas_max: 1 << 24 }
+    }
+
+    fn block() -> BlockEnvironment {
+        BlockEnvironment {
+            number: 1,
+            timestamp: 1,
+            base_fee: BASE_FEE,
+            gas_limit: 30_000_000,
+            fee_recipient: Address::ZERO,
+            prev_randao: B256::ZERO,
+        }
+    }
+
+    fn who(at: u8) -> Address {
+        Address::repeat_byte(at)
+    }
+
+    fn state(code: &[u8]) -> MemoryView {
+        let mut state = MemoryView::with_contracts();
+        state.put(who(1), 0, U256::from(1_000_000_000), Bytes::new());
+        state.put(who(2), 1, U256::from(5), code.to_vec().into());
+        state
+    }
+
+    fn estimate(state: &MemoryView, call: &CallRequest) -> Result<u64, CallOutcome> {
+        simulator().estimate(state, &block(), call).unwrap()
+    }
+
+    fn call(state: &MemoryView, call: &CallRequest) -> CallOutcome {
+        simulator().call(state, &block(), call).unwrap()
+    }
+
+    #[test]
+    fn a_plain_transfer_takes_21000_and_money() {
+        let state = state(&[]);
+        let mut request = CallRequest { from: who(1), to: Some(who(3)), ..Default::default() };
+        assert_eq!(estimate(&state, &request), Ok(21_000));
+        request.value = U256::from(2_000_000_000);
+        let words = format!(
+            "insufficient funds for gas * price + value: address {} have \
+                             1000000000 want 2000000000",
+            who(1)
+        );
+        assert_eq!(call(&state, &request), CallOutcome::Invalid(words.clone()));
+        assert_eq!(estimate(&state, &request), Err(CallOutcome::Invalid(words)));
+        request.max_fee_per_gas = Some(2_000);
+        let words = "insufficient funds for transfer".to_owned();
+        assert_eq!(estimate(&state, &request), Err(CallOutcome::Invalid(words)));
+        // Funds for fewer than 21,000 gas.
+        request.value = U256::from(999_000_000);
+        let words = "gas required exceeds allowance (500)".to_owned();
+        request.input = Bytes::from_static(&[1]);
+        assert_eq!(estimate(&state, &request), Err(CallOutcome::Invalid(words)));
+    }
+
+    #[test]
+    fn fees_are_checked_only_where_they_are_given() {
+        // Returns the base fee.
+        let state = state(&hex!("485f5260205ff3"));
+        let mut request = CallRequest { from: who(1), to: Some(who(2)), ..Default::default() };
+        let output = |outcome| match outcome {
+            CallOutcome::Success { output, .. } => U256::from_be_slice(&output),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(output(call(&state, &request)), U256::ZERO);
+        request.gas = Some(100_000);
+        request.max_fee_per_gas = Some(BASE_FEE.into());
+        assert_eq!(output(call(&state, &request)), U256::from(BASE_FEE));
+        request.max_fee_per_gas = Some(999);
+        let CallOutcome::Invalid(words) = call(&state, &request) else { panic!("too cheap") };
+        assert!(words.starts_with("max fee per gas less than block base fee"), "{words}");
+        // A contract may be the sender.
+        request.max_fee_per_gas = None;
+        request.from = who(2);
+        assert_eq!(output(call(&state, &request)), U256::ZERO);
+    }
+
+    #[test]
+    fn an_estimate_suffices_and_little_less_does_not() {
+        // Writes 30 slots: for (i = 30; i != 0; i--) sstore(i, i).
+        let code = hex!("601e5b808055600190038060025700");
+        let state = state(&code);
+        let mut request = CallRequest { from: who(1), to: Some(who(2)), ..Default::default() };
+        let gas = estimate(&state, &request).unwrap();
+        request.gas = Some(gas);
+        assert!(matches!(call(&state, &request), CallOutcome::Success { .. }));
+        request.gas = Some(gas - gas / 30);
+        assert!(matches!(call(&state, &request), CallOutcome::Halt { reason, .. }
+            if reason == "out of gas"));
+    }
+
+    #[test]
+    fn failures_say_how() {
+        let state = state(&hex!("602a5f5260205ffd"));
+        let request = CallRequest { from: who(1), to: Some(who(2)), ..Default::default() };
+        let Err(CallOutcome::Revert { output, .. }) = estimate(&state, &request) else {
+            panic!("reverts")
+        };
+        assert_eq!(U256::from_be_slice(&output), U256::from(42));
+        let mut state = state;
+        state.put(who(2), 1, U256::ZERO, Bytes::from_static(&[0xfe]));
+        let CallOutcome::Halt { reason, .. } = call(&state, &request) else { panic!("halts") };
+        assert_eq!(reason, "invalid opcode: INVALID");
+        // The hash of the parent is not there yet.
+        state.put(who(2), 1, U256::ZERO, Bytes::from_static(&hex!("5f40")));
+        assert!(simulator().call(&state, &block(), &request).is_err());
     }
 }

@@ -111,11 +111,9 @@ pub fn run(
         }
         let deadline_us = cut.deadline_us;
         let mut gone = false;
-        let done = worker.work(
-            cut,
-            &mut || clock.now_us() > deadline_us,
-            &mut |step| gone |= steps.push_wait(step).is_err(),
-        )?;
+        let done = worker.work(cut, &mut || clock.now_us() > deadline_us, &mut |step| {
+            gone |= steps.push_wait(step).is_err()
+        })?;
         metrics.count(&done);
         metrics.stage.item(clock.now_us().saturating_sub(began_us), cuts.len());
         if gone || credits.push_wait(done.credit).is_err() {
@@ -124,4 +122,101 @@ pub fn run(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::execution::{
+        evm::Rules,
+        fees::{FeeRules, ParentBlock},
+        store::CacheLimits,
+        testing::{MemoryView, transfer},
+    };
+    use crate::runtime::ring::ring;
+    use crate::types::{flow::Event, overlay::Overlay};
+    use alloy_primitives::{Address, Bytes, U256};
+
+    fn start(base: MemoryView) -> ExecutionStart {
+        let parent = ParentBlock {
+            number: 0,
+            hash: Some(B256::ZERO),
+            timestamp: 0,
+            gas_used: 0,
+            base_fee: 1_000,
+            gas_limit: 30_000_000,
+        };
+        ExecutionStart {
+            overlay: Overlay::default(),
+            base: Arc::new(base),
+            parent,
+            hashes: Vec::new(),
+            open: None,
+            last_mini_block: 0,
+        }
+    }
+
+    #[test]
+    fn cuts_become_steps_and_credits_until_the_ring_closes() {
+        let (alice, bob) = (Address::repeat_byte(1), Address::repeat_byte(2));
+        let mut base = MemoryView::with_contracts();
+        base.put(alice, 0, U256::from(u64::MAX), Bytes::new());
+        let fees = FeeRules {
+            chain_id: 31_337,
+            base_fee_floor: 7,
+            gas_limit: 30_000_000,
+            fee_recipient: Address::repeat_byte(3),
+        };
+        let cache = CacheLimits::default();
+        let config = ExecutionConfig { rules: Rules::osaka(31_337), fees, cache };
+        let (cuts, cuts_out) = ring(2);
+        let (credits_in, credits) = ring(2);
+        let (steps_in, steps) = ring(8);
+        let (hashes, hashes_out) = ring(2);
+        let fresh_base = Arc::new(FreshBase::default());
+        let rings = Rings {
+            cuts: cuts_out,
+            credits: credits_in,
+            steps: steps_in,
+            hashes: hashes_out,
+            fresh_base: Arc::clone(&fresh_base),
+        };
+        let metrics = Metrics::default();
+        std::thread::scope(|scope| {
+            let own = ExecutionMetrics::new(&metrics);
+            let begun = start(base.clone());
+            let stage = scope.spawn(move || run(rings, &Clock::manual(0), &own, &config, begun));
+            for block in 1u64..4 {
+                let transactions = vec![transfer(alice, block - 1, bob, 5)];
+                let at = block;
+                cuts.push_wait(Cut {
+                    timestamp_us: at,
+                    deadline_us: at,
+                    block_timestamp: at,
+                    transactions,
+                    closes_block: true,
+                })
+                .unwrap();
+                let credit = credits.pop_wait().unwrap();
+                assert!(credit.left_over.is_empty() && credit.dropped.is_empty());
+                let Event::MiniBlock(mini_block) = steps.pop_wait().unwrap().event else {
+                    panic!("a mini-block comes first")
+                };
+                base.apply(&mini_block.diff);
+                let step = steps.pop_wait().unwrap();
+                let Event::Close(close) = step.event else { panic!("then the close") };
+                base.apply(&close.diff);
+                assert_eq!(close.last_mini_block, block);
+                // A checkpoint after every block: nothing stays in the overlay but the next one.
+                assert!(step.overlay.account(&alice).is_some());
+                fresh_base.put(block, Arc::new(base.clone()));
+                hashes.push_wait((block, B256::with_last_byte(block as u8))).unwrap();
+            }
+            drop(cuts);
+            stage.join().unwrap().unwrap();
+        });
+        let received = base.accounts.get(&bob).unwrap().balance;
+        assert_eq!(received, U256::from(15));
+        assert!(metrics.render().contains("basalt_execution_gas_total 63000"));
+    }
 }

@@ -355,11 +355,8 @@ impl Database for Store {
         if let Some(value) = hot.slots.get(&slot) {
             return Ok(*value);
         }
-        let value = if hot.storage_void {
-            U256::ZERO
-        } else {
-            self.below.storage(&address, &slot)?
-        };
+        let value =
+            if hot.storage_void { U256::ZERO } else { self.below.storage(&address, &slot)? };
         hot.slots.insert(slot, value);
         self.cache.young_entries += 1;
         Ok(value)

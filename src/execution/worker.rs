@@ -193,10 +193,7 @@ impl Worker {
 }
 
 /// A mini-block without content: `mini_block` fills in what commits to it.
-fn blank(
-    timestamp_us: TimestampUs,
-    environment: BlockEnvironment,
-) -> MiniBlock {
+fn blank(timestamp_us: TimestampUs, environment: BlockEnvironment) -> MiniBlock {
     MiniBlock {
         number: 0,
         environment,
