@@ -278,7 +278,7 @@ fn the_loops_run_down_and_leave_a_checkpoint_of_everything() {
             let write_in = write_in;
             run_seal(&sealed_out, &write_in, published, &sealing).unwrap();
         });
-        scope.spawn(|| run_checkpoint(&write_out, &seat).unwrap());
+        scope.spawn(move || run_checkpoint(&write_out, &seat).unwrap());
         for number in 1..=BLOCKS {
             let diff = diff_of(&[(1, Some(number), false, vec![(1, number)])]);
             let (mini_block, overlay) = chain.mini_block(diff);
@@ -294,14 +294,18 @@ fn the_loops_run_down_and_leave_a_checkpoint_of_everything() {
     let events = events.lock().unwrap();
     let blocks = events.iter().filter(|event| matches!(event, ChainEvent::Block(_))).count();
     assert_eq!((events.len() - blocks, blocks), (9, 9));
+    check_final(&chain, BLOCKS);
+}
+
+fn check_final(chain: &Chain, blocks: u64) {
     let heads = chain.published.heads();
-    assert_eq!((heads.latest, heads.steady, heads.mini_block), (BLOCKS, BLOCKS, BLOCKS));
+    assert_eq!((heads.latest, heads.steady, heads.mini_block), (blocks, blocks, blocks));
     let checkpoint = chain.environment.opened().unwrap().unwrap().checkpoint;
-    assert_eq!((checkpoint.block, checkpoint.mini_block), (BLOCKS, BLOCKS));
-    assert_eq!(checkpoint.mini_block_hash, keccak256(BLOCKS.to_be_bytes()));
+    assert_eq!((checkpoint.block, checkpoint.mini_block), (blocks, blocks));
+    assert_eq!(checkpoint.mini_block_hash, keccak256(blocks.to_be_bytes()));
     let root = NodeKey { owner: None, path: vec![] };
     let row = chain.published.snapshot().row(&root).unwrap();
-    assert_eq!(row, Some(Bytes::from(BLOCKS.to_be_bytes().to_vec())));
+    assert_eq!(row, Some(Bytes::from(blocks.to_be_bytes().to_vec())));
     let gone = NodeKey { owner: None, path: vec![9] };
     assert_eq!(chain.published.snapshot().row(&gone).unwrap(), None);
 }
