@@ -1,8 +1,10 @@
 //! Writes a checkpoint: several sealed blocks in one database transaction.
 //!
-//! 1. bodies into the archive, durable  2. merged flat state, merged trie rows, block rows and
-//! the checkpoint's own row into one transaction  3. durable commit  4. a snapshot of it, and undo
-//! layers from the snapshot before
+//! 1. bodies into the archive, durable
+//! 2. merged flat state, merged trie rows, block rows and the checkpoint's own row into one
+//!    transaction
+//! 3. durable commit
+//! 4. a snapshot of it, and undo layers from the snapshot before
 
 use crate::state::{
     archive::{Archive, ArchiveError},

@@ -55,7 +55,8 @@ pub struct Identity {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process has it.
-    #[error("{} is in use by another process: stop it, or choose another data folder", .0.display())]
+    #[error("{} is in use by another process: stop it, or choose another data folder",
+        .0.display())]
     InUse(PathBuf),
     /// Written by another version.
     #[error("{} has format {found}, this program reads {FORMAT_VERSION}: use the program \

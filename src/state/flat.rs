@@ -48,8 +48,8 @@ impl Writer {
             if let Some(account) = &change.account {
                 tables::encode_account(account, &mut row);
                 rows.put(key.as_slice(), &row, WriteFlags::UPSERT)?;
-            } else {
-                drop(self.txn.del(self.tables.accounts, key, None)?);
+            } else if rows.set::<()>(key.as_slice())?.is_some() {
+                rows.del()?;
             }
         }
         drop(rows);

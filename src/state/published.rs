@@ -139,7 +139,7 @@ impl Published {
             let overlay = above(&head.overlay, steady);
             Head { snapshot, overlay, undo: Arc::new(undo), ..copy(head) }
         });
-        self.with_recent(|recent| recent.forget(steady));
+        drop(self.with_recent(|recent| recent.forget(steady)));
     }
 
     /// The newest mini-block, with its hash, when a block closed that no checkpoint had yet.

@@ -81,16 +81,22 @@ impl Recent {
         while self.open.front().is_some_and(|mini| mini.environment.number <= number) {
             self.open.pop_front();
         }
-        for (index, transaction) in (0..).zip(&block.transactions) {
-            self.transactions.insert(transaction.hash, At { block: number, index });
+        // Its mini-blocks have brought them, save for the block that a start begins with.
+        let known = |hash| self.transactions.contains_key(hash);
+        if block.transactions.last().is_some_and(|last| !known(&last.hash)) {
+            for (index, transaction) in (0..).zip(&block.transactions) {
+                self.transactions.insert(transaction.hash, At { block: number, index });
+            }
         }
         self.numbers.insert(block.hash, number);
         self.hashes.insert(number, block.hash);
         self.blocks.insert(number, block);
     }
 
-    /// Forgets what is under the checkpoint at `steady` and beyond the limits.
-    pub fn forget(&mut self, steady: BlockNumber) {
+    /// Forgets what is under the checkpoint at `steady` and beyond the limits, and gives the
+    /// blocks back: freeing their transactions takes long and needs no lock.
+    pub fn forget(&mut self, steady: BlockNumber) -> Vec<Arc<Block>> {
+        let mut forgotten = Vec::new();
         let mut held: usize = self.blocks.values().map(|block| block.transactions.len()).sum();
         while let Some(oldest) = self.blocks.first_entry()
             && *oldest.key() < steady
@@ -104,6 +110,7 @@ impl Recent {
                     self.transactions.remove(&transaction.hash);
                 }
             }
+            forgotten.push(block);
         }
         while self.hashes.len() > RECENT_HASHES_MAX
             && self.hashes.first_key_value().is_some_and(|(number, _)| *number < steady)
@@ -111,6 +118,7 @@ impl Recent {
             self.hashes.pop_first();
         }
         self.mini_heads.retain(|number, _| *number >= steady);
+        forgotten
     }
 
     /// The newest mini-block when a block closed, `None` where that is long ago.

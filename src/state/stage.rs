@@ -185,3 +185,131 @@ fn write(
     tracing::debug!(block = last, blocks = blocks.len(), weight, trie_rows, took_us, "checkpoint");
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::{metrics::Metrics, ring};
+    use crate::state::fixture::{Chain, change, seal};
+    use crate::types::{
+        block::NodeKey,
+        diff::Diff,
+        receipt::Receipt,
+        transaction::SharedTransaction,
+        view::{ChainReader as _, NodeSource as _},
+    };
+    use alloy_primitives::{Bytes, keccak256};
+    use std::sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    };
+
+    fn metrics() -> StageMetrics {
+        StageMetrics {
+            items: Default::default(),
+            busy: Default::default(),
+            queue: Default::default(),
+            item_time: Metrics::default().seconds("test", "test"),
+        }
+    }
+
+    #[derive(Default)]
+    struct Settled(AtomicU64);
+
+    impl Settlement for Settled {
+        fn included(&self, transactions: &[SharedTransaction], _receipts: &[Receipt]) {
+            self.0.fetch_add(transactions.len() as u64, Ordering::Relaxed);
+        }
+        fn dropped(&self, _transaction: &SharedTransaction, _reason: &str) {}
+    }
+
+    const BLOCKS: u64 = 9;
+
+    /// The three loops end by themselves, and the last checkpoint has everything.
+    #[test]
+    fn the_loops_run_down_and_leave_a_checkpoint_of_everything() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut chain = Chain::open(folder.path().to_owned());
+        let events: Arc<Mutex<Vec<ChainEvent>>> = Arc::default();
+        let outlet = || {
+            let events = Arc::clone(&events);
+            let emit = Box::new(move |event| events.lock().unwrap().push(event));
+            Outlet { emit, clock: Clock::system(), metrics: metrics() }
+        };
+        let settled = Settled::default();
+        let (step_in, step_out) = ring::ring(8);
+        let (closed_in, closed_out) = ring::ring(8);
+        let (sealed_in, sealed_out) = ring::ring(8);
+        let (write_in, write_out) = ring::ring(8);
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let tell = Arc::clone(&told);
+        let seat = CheckpointSeat {
+            environment: chain.environment.clone(),
+            archive: Arc::clone(&chain.archive),
+            published: Arc::clone(&chain.published),
+            policy: CheckpointPolicy { light_weight_max: 0, blocks_max: 4, ..Default::default() },
+            readers: 2,
+            on_checkpoint: Box::new(move |block, snapshot| {
+                assert_eq!(snapshot.checkpoint().block, block);
+                tell.lock().unwrap().push(block);
+            }),
+            clock: Clock::system(),
+            metrics: metrics(),
+        };
+        let (publishing, sealing) = (outlet(), outlet());
+        let published = Arc::clone(&chain.published);
+        std::thread::scope(|scope| {
+            let (published, settled) = (&published, &settled);
+            scope.spawn(|| {
+                let closed_in = closed_in;
+                run_publish(&step_out, &closed_in, published, settled, &publishing).unwrap();
+            });
+            scope.spawn(move || {
+                while let Some(closed) = closed_out.pop_wait() {
+                    sealed_in.push_wait(seal(&closed)).ok().unwrap();
+                }
+            });
+            scope.spawn(|| {
+                let write_in = write_in;
+                run_seal(&sealed_out, &write_in, published, &sealing).unwrap();
+            });
+            scope.spawn(move || run_checkpoint(&write_out, &seat).unwrap());
+            for number in 1..=BLOCKS {
+                let diff = Diff {
+                    accounts: [change(1, Some(number), false, &[(1, number)])]
+                        .into_iter()
+                        .collect(),
+                    ..Diff::default()
+                };
+                let (mini_block, overlay) = chain.mini_block(diff);
+                step_in
+                    .push_wait(Step { event: Event::MiniBlock(mini_block), overlay })
+                    .ok()
+                    .unwrap();
+                let (close, overlay) = chain.close();
+                step_in.push_wait(Step { event: Event::Close(close), overlay }).ok().unwrap();
+            }
+            drop(step_in);
+        });
+        assert_eq!(told.lock().unwrap().last(), Some(&BLOCKS));
+        assert!(told.lock().unwrap().len() < 9);
+        assert_eq!(settled.0.load(Ordering::Relaxed), 2 * BLOCKS);
+        let events = events.lock().unwrap();
+        let blocks = events.iter().filter(|event| matches!(event, ChainEvent::Block(_))).count();
+        assert_eq!((events.len() - blocks, blocks), (9, 9));
+        check_final(&chain, BLOCKS);
+    }
+
+    fn check_final(chain: &Chain, blocks: u64) {
+        let heads = chain.published.heads();
+        assert_eq!((heads.latest, heads.steady, heads.mini_block), (blocks, blocks, blocks));
+        let checkpoint = chain.environment.opened().unwrap().unwrap().checkpoint;
+        assert_eq!((checkpoint.block, checkpoint.mini_block), (blocks, blocks));
+        assert_eq!(checkpoint.mini_block_hash, keccak256(blocks.to_be_bytes()));
+        let root = NodeKey { owner: None, path: vec![] };
+        let row = chain.published.snapshot().row(&root).unwrap();
+        assert_eq!(row, Some(Bytes::from(blocks.to_be_bytes().to_vec())));
+        let gone = NodeKey { owner: None, path: vec![9] };
+        assert_eq!(chain.published.snapshot().row(&gone).unwrap(), None);
+    }
+}

@@ -258,7 +258,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn accounts_come_back(nonce: u64, balance: [u8; 32], code: Option<[u8; 32]>, shift in 0usize..256) {
+        fn accounts_come_back(
+            nonce: u64,
+            balance: [u8; 32],
+            code: Option<[u8; 32]>,
+            shift in 0usize..256,
+        ) {
             let account = Account {
                 nonce: nonce >> (shift % 64),
                 balance: U256::from_be_bytes(balance) >> shift,

@@ -1,30 +1,23 @@
 //! The folder as a whole: states equal a model, survive restarts and fit together under load.
 
-use crate::runtime::{clock::Clock, metrics::Metrics, ring};
 use crate::state::{
     archive::{Access, Archive, ArchiveConfig},
     environment::{Environment, EnvironmentConfig},
-    fixture::{Chain, IDENTITY, Model, change, seal},
+    fixture::{Chain, IDENTITY, Model, change},
     genesis,
-    policy::CheckpointPolicy,
     snapshot::Snapshot,
-    stage::{CheckpointSeat, Outlet, run_checkpoint, run_publish, run_seal},
 };
-use crate::topology::seat::Stage;
 use crate::types::{
-    block::{NodeKey, SealedBlock, TrieUpdate},
+    block::{SealedBlock, TrieUpdate},
     diff::Diff,
-    flow::{ChainEvent, Event, Step},
-    receipt::Receipt,
-    transaction::SharedTransaction,
-    view::{BlockId, ChainReader, LogQuery, NodeSource, Place, Settlement, StateView, ViewError},
+    view::{BlockId, ChainReader, LogQuery, Place, StateView, ViewError},
 };
 use alloy_consensus::Header;
 use alloy_genesis::{Genesis, GenesisAccount};
-use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
+use alloy_primitives::{Address, B256, Bytes, U256};
 use proptest::prelude::*;
 use std::sync::{
-    Arc, Mutex,
+    Arc,
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
@@ -77,7 +70,8 @@ proptest! {
                 let view = chain.published.state(BlockId::Number(number)).unwrap();
                 model.check(&*view, &format!("block {number}"));
             }
-            models.last().unwrap().check(&*chain.published.state(BlockId::Pending).unwrap(), "pending");
+            let pending = chain.published.state(BlockId::Pending).unwrap();
+            models.last().unwrap().check(&*pending, "pending");
         }
         chain.checkpoint(&waiting);
         let folder_path = chain.folder.clone();
@@ -216,94 +210,6 @@ fn readers_see_states_that_fit_together() {
         stop.store(true, Ordering::Relaxed);
     });
     assert!(reads.load(Ordering::Relaxed) > 0);
-}
-
-#[derive(Default)]
-struct Settled(AtomicU64);
-
-impl Settlement for Settled {
-    fn included(&self, transactions: &[SharedTransaction], _receipts: &[Receipt]) {
-        self.0.fetch_add(transactions.len() as u64, Ordering::Relaxed);
-    }
-    fn dropped(&self, _transaction: &SharedTransaction, _reason: &str) {}
-}
-
-/// The three loops end by themselves, and the last checkpoint has everything.
-#[test]
-fn the_loops_run_down_and_leave_a_checkpoint_of_everything() {
-    const BLOCKS: u64 = 9;
-    let folder = tempfile::tempdir().unwrap();
-    let mut chain = Chain::open(folder.path().to_owned());
-    let metrics = Metrics::default();
-    let events: Arc<Mutex<Vec<ChainEvent>>> = Arc::default();
-    let outlet = |stage| {
-        let events = Arc::clone(&events);
-        let emit = Box::new(move |event| events.lock().unwrap().push(event));
-        Outlet { emit, clock: Clock::system(), metrics: metrics.stage(stage) }
-    };
-    let settled = Settled::default();
-    let (step_in, step_out) = ring::ring(8);
-    let (closed_in, closed_out) = ring::ring(8);
-    let (sealed_in, sealed_out) = ring::ring(8);
-    let (write_in, write_out) = ring::ring(8);
-    let told: Arc<Mutex<Vec<u64>>> = Arc::default();
-    let tell = Arc::clone(&told);
-    let seat = CheckpointSeat {
-        environment: chain.environment.clone(),
-        archive: Arc::clone(&chain.archive),
-        published: Arc::clone(&chain.published),
-        policy: CheckpointPolicy { light_weight_max: 0, blocks_max: 4, ..Default::default() },
-        readers: 2,
-        on_checkpoint: Box::new(move |block, snapshot| {
-            assert_eq!(snapshot.checkpoint().block, block);
-            tell.lock().unwrap().push(block);
-        }),
-        clock: Clock::system(),
-        metrics: metrics.stage(Stage::Checkpoint),
-    };
-    let published = Arc::clone(&chain.published);
-    let (publishing, sealing) = (outlet(Stage::State), outlet(Stage::Block));
-    std::thread::scope(|scope| {
-        let (published, settled) = (&published, &settled);
-        scope.spawn(|| {
-            let closed_in = closed_in;
-            run_publish(&step_out, &closed_in, published, settled, &publishing).unwrap();
-        });
-        scope.spawn(move || {
-            while let Some(closed) = closed_out.pop_wait() {
-                sealed_in.push_wait(seal(&closed)).ok().unwrap();
-            }
-        });
-        scope.spawn(|| {
-            let write_in = write_in;
-            run_seal(&sealed_out, &write_in, published, &sealing).unwrap();
-        });
-        scope.spawn(|| run_checkpoint(&write_out, &seat).unwrap());
-        for number in 1..=BLOCKS {
-            let diff = diff_of(&[(1, Some(number), false, vec![(1, number)])]);
-            let (mini_block, overlay) = chain.mini_block(diff);
-            step_in.push_wait(Step { event: Event::MiniBlock(mini_block), overlay }).ok().unwrap();
-            let (close, overlay) = chain.close();
-            step_in.push_wait(Step { event: Event::Close(close), overlay }).ok().unwrap();
-        }
-        drop(step_in);
-    });
-    assert_eq!(told.lock().unwrap().last(), Some(&BLOCKS));
-    assert!(told.lock().unwrap().len() < usize::try_from(BLOCKS).unwrap());
-    assert_eq!(settled.0.load(Ordering::Relaxed), 2 * BLOCKS);
-    let events = events.lock().unwrap();
-    let blocks = events.iter().filter(|event| matches!(event, ChainEvent::Block(_))).count();
-    assert_eq!((events.len() - blocks, blocks), (9, 9));
-    let heads = chain.published.heads();
-    assert_eq!((heads.latest, heads.steady, heads.mini_block), (BLOCKS, BLOCKS, BLOCKS));
-    let checkpoint = chain.environment.opened().unwrap().unwrap().checkpoint;
-    assert_eq!((checkpoint.block, checkpoint.mini_block), (BLOCKS, BLOCKS));
-    assert_eq!(checkpoint.mini_block_hash, keccak256(BLOCKS.to_be_bytes()));
-    let root = NodeKey { owner: None, path: vec![] };
-    let row = chain.published.snapshot().row(&root).unwrap();
-    assert_eq!(row, Some(Bytes::from(BLOCKS.to_be_bytes().to_vec())));
-    let gone = NodeKey { owner: None, path: vec![9] };
-    assert_eq!(chain.published.snapshot().row(&gone).unwrap(), None);
 }
 
 #[test]

@@ -3,7 +3,9 @@
 //! Input: sealed blocks at a checkpoint. Output: blocks by position, places of transactions by
 //! hash. What grows with every transaction lives here and not in mdbx.
 //!
-//! 1. records are appended to the open segment  2. fdatasync  3. mdbx commits their positions
+//! 1. records are appended to the open segment
+//! 2. fdatasync
+//! 3. mdbx commits their positions
 //! 4. at the next start whatever lies behind the last committed position is cut off
 //!
 //! A segment that is full gets its index behind its records and is never written again. The open

@@ -161,7 +161,8 @@ proptest! {
             let (offset, length) = closed.span(hash).expect("known");
             let offset = usize::try_from(offset).unwrap();
             let found = segment::Entry::decode_all(&bytes[offset..offset + length]);
-            let wanted = segment::Entry { front: segment::front(hash), block: at / 7, index: at % 7 };
+            let front = segment::front(hash);
+            let wanted = segment::Entry { front, block: at / 7, index: at % 7 };
             prop_assert!(found.contains(&wanted));
         }
         let unknown = (count..count + 1_000).map(|n| keccak256(n.to_be_bytes()));
