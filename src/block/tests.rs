@@ -114,7 +114,10 @@ proptest! {
         requests in prop::collection::vec(prop::collection::vec(any::<u8>(), 2..40), 0..3),
         extra_data in prop::collection::vec(any::<u8>(), 0..32),
     ) {
-        let requests: Vec<Bytes> = requests.into_iter().map(Bytes::from).collect();
+        // `BlockClose` has them in order of type, one a type.
+        let mut requests: Vec<Bytes> = requests.into_iter().map(Bytes::from).collect();
+        requests.sort_by_key(|request| request[0]);
+        requests.dedup_by_key(|request| request[0]);
         let extra_data = Bytes::from(extra_data);
         let block = closed(&counts, requests.clone());
         let sealed = seal(PARENT, rooted(block), &extra_data).unwrap();
