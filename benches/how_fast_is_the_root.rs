@@ -21,6 +21,10 @@ use basalt::{
 };
 use std::{hint::black_box, sync::Arc};
 
+/// The node's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What the node gives its trie unless told otherwise.
 const BUDGET_BYTES: usize = 256 << 20;
 /// Genesis comes in diffs of so many accounts.
@@ -136,8 +140,9 @@ fn nodes(all: &[B256], changed: &[B256], depth: usize, sizes: &mut Vec<usize>) {
         sizes.push(3 + (64 - depth) / 2 + 2 + 80);
         return;
     }
-    let nibble =
-        |key: &B256| if depth % 2 == 0 { key[depth / 2] >> 4 } else { key[depth / 2] & 15 };
+    let nibble = |key: &B256| {
+        if depth.is_multiple_of(2) { key[depth / 2] >> 4 } else { key[depth / 2] & 15 }
+    };
     let mut children = 0;
     for wanted in 0..16u8 {
         let part = |keys: &[B256]| {
@@ -173,7 +178,7 @@ fn leaves(state: &Map<Address, Account>) -> Vec<(B256, TrieAccount)> {
 }
 
 /// CPU time of this thread: robust where a machine is shared.
-#[allow(unsafe_code, reason = "libc has no safe wrapper for clock_gettime")]
+#[expect(unsafe_code, reason = "libc has no safe wrapper for clock_gettime")]
 fn cpu_s() -> f64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is valid for writing for the length of the call.

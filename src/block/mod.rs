@@ -11,3 +11,6 @@
 pub mod header;
 pub mod seal;
 pub mod stage;
+
+#[cfg(test)]
+mod tests;

@@ -1,13 +1,11 @@
 //! Seals one block: joins its mini-blocks, checks that they agree with its end, makes the header.
 
-use crate::{
-    block::header::{self, Roots},
-    trie::root::RootedBlock,
-    types::{
-        block::{Block, SealedBlock},
-        flow::ClosedBlock,
-        ids::BlockNumber,
-    },
+use crate::block::header::{self, Roots};
+use crate::trie::root::RootedBlock;
+use crate::types::{
+    block::{Block, SealedBlock},
+    flow::ClosedBlock,
+    ids::BlockNumber,
 };
 use alloy_consensus::{BlockBody, Header, TxEnvelope};
 use alloy_eips::eip2718::Encodable2718 as _;

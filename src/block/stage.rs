@@ -1,15 +1,13 @@
 //! The pinned loop that seals blocks. What a sealed block is stands in `seal`.
 
-use crate::{
-    block::seal::{Head, SealError, seal},
-    runtime::{
-        clock::Clock,
-        metrics::StageMetrics,
-        ring::{Consumer, Producer},
-    },
-    trie::{root::RootedBlock, service::ProofService},
-    types::{block::SealedBlock, ids::BlockNumber},
+use crate::block::seal::{Head, SealError, seal};
+use crate::runtime::{
+    clock::Clock,
+    metrics::StageMetrics,
+    ring::{Consumer, Producer},
 };
+use crate::trie::{root::RootedBlock, service::ProofService};
+use crate::types::{block::SealedBlock, ids::BlockNumber};
 use alloy_primitives::{B256, Bytes};
 use std::sync::Arc;
 

@@ -1,14 +1,12 @@
 //! From changed nodes to rows: hashes bottom-up, and decides which branch gets a row of its own.
 
-use crate::{
-    trie::{
-        rlp,
-        root::RootError,
-        row::{self, BODY_START, Body, Kind, PLAIN_TAIL, REFERENCE_END, SHORT, Span, VERSION},
-        update::{Child, Node, Pass},
-    },
-    types::block::NodeKey,
+use crate::trie::{
+    rlp,
+    root::RootError,
+    row::{self, BODY_START, Body, Kind, PLAIN_TAIL, REFERENCE_END, SHORT, Span, VERSION},
+    update::{Child, Node, Pass},
 };
+use crate::types::block::NodeKey;
 use alloy_primitives::{B256, Bytes, keccak256};
 use alloy_trie::EMPTY_ROOT_HASH;
 

@@ -11,8 +11,10 @@
 //! a changed account costs one row of about a kilobyte and its few ancestors, an untouched
 //! sibling is copied and never parsed or hashed, and a small storage is one row.
 //!
-//! 1. sort the changes by hashed key  2. walk down once, replacing leaves  3. on the way up hash
-//! and encode each touched row  4. hand out the rows; keep them until the checkpoint has them.
+//! 1. Sort the changes by hashed key.
+//! 2. Walk down once, replacing leaves.
+//! 3. On the way up, hash and encode each touched row.
+//! 4. Hand out the rows, and keep them until a checkpoint has them.
 
 mod nibbles;
 mod rlp;

@@ -1,23 +1,24 @@
 //! A trie of byte keys in memory: for keys that are not hashed, and for checks by other means.
 
-use crate::{
-    trie::{
-        nibbles::Key,
-        root::{RootError, in_order},
-        row::Span,
-        rows::Rows,
-        update::{Arena, Changes, NewValue, Op, Pass, RowList},
-        walk,
-    },
-    types::{
-        block::NodeKey,
-        map::Map,
-        view::{NodeSource, ViewError},
-    },
+use crate::trie::{
+    nibbles::Key,
+    root::{RootError, in_order},
+    row::Span,
+    rows::Rows,
+    update::{Arena, Changes, NewValue, Op, Pass, RowList},
+    walk,
+};
+use crate::types::{
+    block::NodeKey,
+    map::Map,
+    view::{NodeSource, ViewError},
 };
 use alloy_primitives::{B256, Bytes};
 use alloy_trie::EMPTY_ROOT_HASH;
 use std::sync::{Arc, PoisonError, RwLock};
+
+/// A key and its value.
+pub type Pair = (Vec<u8>, Vec<u8>);
 
 /// Rows in a map.
 #[derive(Debug, Default)]
@@ -119,7 +120,7 @@ impl PlainTrie {
     ///
     /// # Errors
     /// Where a row is not sound, which is a defect.
-    pub fn entries(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, RootError> {
+    pub fn entries(&self) -> Result<Vec<Pair>, RootError> {
         let mut entries = Vec::new();
         walk::leaves(self.memory.as_ref(), None, &mut |nibbles, value| {
             let key = nibbles.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect();

@@ -1,17 +1,15 @@
 //! EIP-1186 proofs from rows: of presence, and of absence by the path that ends elsewhere.
 
-use crate::{
-    trie::{
-        encode,
-        nibbles::Key,
-        root::name,
-        row::{self, Body, Kind},
-    },
-    types::{
-        block::NodeKey,
-        diff::Account,
-        view::{AccountProof, NodeSource, ViewError},
-    },
+use crate::trie::{
+    encode,
+    nibbles::Key,
+    root::name,
+    row::{self, Body, Kind},
+};
+use crate::types::{
+    block::NodeKey,
+    diff::Account,
+    view::{AccountProof, NodeSource, ViewError},
 };
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_rlp::Decodable as _;

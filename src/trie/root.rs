@@ -1,21 +1,19 @@
 //! The state root of a block's diff: storages first, then the accounts that hold their roots.
 
-use crate::{
-    trie::{
-        nibbles::Key,
-        rlp,
-        row::Span,
-        rows::Rows,
-        update::{AccountLeaf, Arena, Changes, NewValue, Op, Pass, Roots, RowList},
-        walk,
-    },
-    types::{
-        block::{NodeKey, TrieUpdate},
-        diff::{AccountDiff, Diff},
-        flow::ClosedBlock,
-        ids::BlockNumber,
-        view::{NodeSource, ViewError},
-    },
+use crate::trie::{
+    nibbles::Key,
+    rlp,
+    row::Span,
+    rows::Rows,
+    update::{AccountLeaf, Arena, Changes, NewValue, Op, Pass, Roots, RowList},
+    walk,
+};
+use crate::types::{
+    block::{NodeKey, TrieUpdate},
+    diff::{AccountDiff, Diff},
+    flow::ClosedBlock,
+    ids::BlockNumber,
+    view::{NodeSource, ViewError},
 };
 use alloy_primitives::{B256, keccak256};
 use alloy_trie::EMPTY_ROOT_HASH;

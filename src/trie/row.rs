@@ -59,6 +59,7 @@ pub(crate) struct Entry {
 
 /// A node's body in its buffer.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "on the stack only, for one node at a time")]
 pub(crate) enum Body {
     Leaf {
         path: Nibbles,

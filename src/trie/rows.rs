@@ -1,9 +1,7 @@
 //! Rows at hand: those newer than the checkpoint, and as many older ones as the budget allows.
 
-use crate::{
-    trie::root::RootError,
-    types::{block::NodeKey, ids::BlockNumber, map::Map, view::NodeSource},
-};
+use crate::trie::root::RootError;
+use crate::types::{block::NodeKey, ids::BlockNumber, map::Map, view::NodeSource};
 use alloy_primitives::Bytes;
 use std::{collections::BTreeMap, sync::Arc};
 

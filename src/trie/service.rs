@@ -1,12 +1,10 @@
 //! Proofs for clients while the trie stage goes on: immutable rows, a layer a block.
 
-use crate::{
-    trie::proof::account_proof,
-    types::{
-        block::{NodeKey, TrieUpdate},
-        ids::BlockNumber,
-        view::{AccountProof, BlockId, NodeSource, ProofSource, ViewError},
-    },
+use crate::trie::proof::account_proof;
+use crate::types::{
+    block::{NodeKey, TrieUpdate},
+    ids::BlockNumber,
+    view::{AccountProof, BlockId, NodeSource, ProofSource, ViewError},
 };
 use alloy_primitives::{Address, B256, Bytes, U256};
 use arc_swap::ArcSwap;

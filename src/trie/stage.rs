@@ -1,17 +1,15 @@
 //! The pinned loop that computes roots. What a root is stands in `root`.
 
-use crate::{
-    runtime::{
-        clock::Clock,
-        metrics::StageMetrics,
-        ring::{Consumer, Pop, Producer},
-    },
-    trie::{
-        root::{RootError, RootedBlock, StateTrie},
-        service::ProofService,
-    },
-    types::{flow::ClosedBlock, ids::BlockNumber},
+use crate::runtime::{
+    clock::Clock,
+    metrics::StageMetrics,
+    ring::{Consumer, Pop, Producer},
 };
+use crate::trie::{
+    root::{RootError, RootedBlock, StateTrie},
+    service::ProofService,
+};
+use crate::types::{flow::ClosedBlock, ids::BlockNumber};
 use std::{sync::Arc, time::Duration};
 
 /// How often an idle stage looks whether a checkpoint has freed it of rows and of a snapshot.

@@ -1,17 +1,15 @@
 //! The trie against other means: `alloy-trie` from scratch, and a naive definition.
 
-use crate::{
-    trie::{
-        plain::{MemoryRows, PlainTrie},
-        root::StateTrie,
-        service::{Checkpoint, ProofService},
-        walk,
-    },
-    types::{
-        block::{NodeKey, TrieUpdate},
-        diff::{Account, AccountDiff, Diff},
-        view::{BlockId, NodeSource, ProofSource, ViewError},
-    },
+use crate::trie::{
+    plain::{MemoryRows, PlainTrie},
+    root::StateTrie,
+    service::{Checkpoint, ProofService},
+    walk,
+};
+use crate::types::{
+    block::{NodeKey, TrieUpdate},
+    diff::{Account, AccountDiff, Diff},
+    view::{BlockId, NodeSource, ProofSource, ViewError},
 };
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_trie::{
@@ -44,7 +42,7 @@ fn change(who: u16, slot_count: u8) -> impl Strategy<Value = Change> {
     (0..who, prop_oneof![1 => Just(0), 5 => 1..9_999u64], 0..8u8, any::<bool>(), slots).prop_map(
         |(who, balance, wiped, code, slots)| {
             // Few accounts have storage, so that some storages grow large.
-            let slots = if who % 16 == 0 { slots } else { Vec::new() };
+            let slots = if who.is_multiple_of(16) { slots } else { Vec::new() };
             Change { who, balance, wiped: wiped == 0, code, slots }
         },
     )
@@ -97,7 +95,8 @@ fn source(rows: &Arc<MemoryRows>) -> Arc<dyn NodeSource> {
 }
 
 fn first_block() -> Vec<Change> {
-    let slots = |who: u16| if who % 64 == 0 { (0..120).map(|k| (k, 5)).collect() } else { vec![] };
+    let slots =
+        |who: u16| if who.is_multiple_of(64) { (0..120).map(|k| (k, 5)).collect() } else { vec![] };
     let all = 0..400u16;
     all.map(|who| Change { who, balance: 9, wiped: false, code: false, slots: slots(who) })
         .collect()
@@ -215,7 +214,7 @@ proptest! {
             let mut changes = first_block();
             for change in &mut changes {
                 change.balance = u64::from(change.who % 3) * 4;
-                change.wiped = change.who % 128 == 0;
+                change.wiped = change.who.is_multiple_of(128);
             }
             let _applied = trie.apply(2, &diff_of(&changes, &mut Model::default())).is_ok();
         }
@@ -283,7 +282,7 @@ fn list(payload: Vec<u8>) -> Vec<u8> {
 fn compact(path: &[u8], leaf: bool) -> Vec<u8> {
     let flag = if leaf { 2 } else { 0 } + u8::from(path.len() % 2 == 1);
     let mut nibbles = vec![flag];
-    nibbles.extend(if path.len() % 2 == 0 { vec![0] } else { vec![] });
+    nibbles.extend(if path.len().is_multiple_of(2) { vec![0] } else { vec![] });
     nibbles.extend(path);
     nibbles.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
 }
@@ -340,11 +339,11 @@ fn proofs_of_every_kept_block_verify() {
         let changes: Vec<_> = (0..200)
             .map(|at: u16| {
                 let who = (at * number * 7) % 500;
-                let storage = who % 32 == 0;
+                let storage = who.is_multiple_of(32);
                 Change {
                     who,
                     balance: u64::from((at + number) % 5),
-                    wiped: at % 9 == 0,
+                    wiped: at.is_multiple_of(9),
                     code: storage,
                     slots: if storage { vec![(7, at.into()), (119, 0)] } else { vec![] },
                 }

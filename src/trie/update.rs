@@ -4,17 +4,15 @@
 //! Nodes live in an arena that shrinks back as each row is done, so a pass needs memory for one
 //! path of rows, not for all that it touches.
 
-use crate::{
-    trie::{
-        encode,
-        nibbles::{Key, Nibbles},
-        rlp,
-        root::RootError,
-        row::{self, Body, Kind, PLAIN_TAIL, Span},
-        rows::Rows,
-    },
-    types::{block::NodeKey, diff::Account},
+use crate::trie::{
+    encode,
+    nibbles::{Key, Nibbles},
+    rlp,
+    root::RootError,
+    row::{self, Body, Kind, PLAIN_TAIL, Span},
+    rows::Rows,
 };
+use crate::types::{block::NodeKey, diff::Account};
 use alloy_primitives::{B256, Bytes, keccak256};
 use alloy_trie::EMPTY_ROOT_HASH;
 
@@ -69,6 +67,7 @@ pub(crate) enum Child {
 
 /// A touched node.
 #[derive(Debug, Clone, Copy)]
+#[expect(clippy::large_enum_variant, reason = "few at a time, and no heap call for any")]
 pub(crate) enum Node {
     Leaf { path: Nibbles, value: Span },
     Extension { path: Nibbles, child: Child },
@@ -146,10 +145,11 @@ impl<'a> Pass<'a> {
         };
         let (entry, _) = row::entry(&self.arena.heap, span).map_err(RootError::Fault)?;
         if entry.kind == Kind::External {
+            let at = self.changed.len();
             let path = (0..depth).map(|at| ops[0].key.nibble(at)).collect();
-            let key = NodeKey { owner: self.owner, path };
-            let done = self.apply_row(&key, entry.reference, ops);
-            return done.map_err(|error| error.at(&key));
+            self.changed.push((NodeKey { owner: self.owner, path }, None));
+            let done = self.apply_row(at, entry.reference, ops);
+            return done.map_err(|error| error.at(&self.changed[at].0));
         }
         let (id, _) = self.node(entry.kind, entry.body)?;
         self.apply_node(id, depth, ops)
@@ -175,15 +175,10 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// A large branch: its own row is read, changed and written.
-    fn apply_row(
-        &mut self,
-        key: &NodeKey,
-        reference: Span,
-        ops: &'a [Op],
-    ) -> Result<Child, RootError> {
+    /// A large branch: the row listed at `at` is read, changed and written.
+    fn apply_row(&mut self, at: usize, reference: Span, ops: &'a [Op]) -> Result<Child, RootError> {
         let mark = self.mark();
-        let (row, unchecked) = self.rows.get(key)?;
+        let (row, unchecked) = self.rows.get(&self.changed[at].0)?;
         let row = row.ok_or(RootError::Fault("it is missing"))?;
         let (id, body) = self.open(&row)?;
         if !matches!(body, Body::Branch { .. }) {
@@ -195,13 +190,14 @@ impl<'a> Pass<'a> {
                 return Err(RootError::Fault("its hash is not what its parent says"));
             }
         }
-        let at = self.changed.len();
-        self.changed.push((key.clone(), None));
-        let node = self.apply_node(id, key.path.len(), ops)?;
+        let depth = self.changed[at].0.path.len();
+        let node = self.apply_node(id, depth, ops)?;
         let listed = self.changed.len();
-        let entry = self.settle(node, &key.path, encode::OWN_ROW_BYTES_MIN, mark)?;
+        let path = ops[0].key.path_from(0);
+        let entry =
+            self.settle(node, &path.as_slice()[..depth], encode::OWN_ROW_BYTES_MIN, mark)?;
         if self.changed.len() > listed
-            && self.changed.last().is_some_and(|last| last.0 == *key)
+            && self.changed.last().is_some_and(|last| last.0 == self.changed[at].0)
             && let Some((_, row)) = self.changed.pop()
         {
             self.changed[at].1 = row; // In its place, so that the list stays nearly sorted.

@@ -1,15 +1,13 @@
 //! Reading whole tries: their root, their leaves in order, their rows.
 
-use crate::{
-    trie::{
-        encode,
-        root::RootError,
-        row::{self, Body, Kind, PLAIN_TAIL, Span},
-        rows::Rows,
-        update::RowList,
-    },
-    types::{block::NodeKey, view::NodeSource},
+use crate::trie::{
+    encode,
+    root::RootError,
+    row::{self, Body, Kind, PLAIN_TAIL, Span},
+    rows::Rows,
+    update::RowList,
 };
+use crate::types::{block::NodeKey, view::NodeSource};
 use alloy_primitives::{B256, Bytes, keccak256};
 use alloy_trie::EMPTY_ROOT_HASH;
 
