@@ -524,7 +524,8 @@ impl Replay {
             Event::MiniBlock(mini_block) => (mini_block.index == 0, mini_block.environment.number),
             Event::Close(close) => (close.mini_block_count == 0, close.environment.number),
         };
-        if !self.handed_out && !(opens && block == self.after + 1) {
+        let continues = self.handed_out || (opens && block == self.after + 1);
+        if !continues {
             return Err(ReplayError::Missing { at: at.clone(), block, after: self.after });
         }
         if let Event::MiniBlock(next) = event {
