@@ -1,16 +1,14 @@
 //! The pinned loop: blank mini-blocks in, sealed ones out.
 
-use crate::{
-    mini_block::seal::{Link, SealError, seal},
-    runtime::{
-        clock::Clock,
-        metrics::{Metrics, StageMetrics},
-        ring::{Consumer, Producer},
-    },
-    types::{
-        flow::{Event, Step},
-        ids::TimestampUs,
-    },
+use crate::mini_block::seal::{Link, SealError, seal};
+use crate::runtime::{
+    clock::Clock,
+    metrics::{Metrics, StageMetrics},
+    ring::{Consumer, Producer},
+};
+use crate::types::{
+    flow::{Event, Step},
+    ids::TimestampUs,
 };
 use alloy_primitives::{B256, Signature};
 use prometheus_client::metrics::histogram::Histogram;
@@ -81,12 +79,10 @@ impl MiniBlockMetrics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        runtime::ring::ring,
-        types::{
-            block::BlockClose,
-            mini_block::{BlockEnvironment, MiniBlock},
-        },
+    use crate::runtime::ring::ring;
+    use crate::types::{
+        block::BlockClose,
+        mini_block::{BlockEnvironment, MiniBlock},
     };
     use alloy_primitives::{Address, U256};
 

@@ -1,6 +1,7 @@
 //! The frame of a record: the header that makes a torn, stale or foreign record show itself.
 
-use crate::{runtime::memory::BLOCK_BYTES, types::ids::BlockNumber};
+use crate::runtime::memory::BLOCK_BYTES;
+use crate::types::ids::BlockNumber;
 use twox_hash::{XxHash3_64, XxHash3_128};
 
 /// Bytes of a header; the payload follows it at once.

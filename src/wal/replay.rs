@@ -6,26 +6,24 @@
 //! had been acknowledged (a later durable write exists: replay stops, the operator decides).
 //! The two differ by `batch_first` of later headers. A damaged *last* record looks like a torn one.
 
-use crate::{
-    runtime::{
-        clock::Clock,
-        memory::{AlignedBuffer, BLOCK_BYTES},
-        ring::ring,
-        uring::{
-            probe,
-            writer::{DurableWriter, Form},
-        },
+use crate::runtime::{
+    clock::Clock,
+    memory::{AlignedBuffer, BLOCK_BYTES},
+    ring::ring,
+    uring::{
+        probe,
+        writer::{DurableWriter, Form},
     },
-    types::{
-        flow::Event,
-        ids::{BlockNumber, MiniBlockNumber},
-    },
-    wal::{
-        codec::{self, DecodeError},
-        log::{BUFFER_BYTES_KEPT, Log, Tip},
-        record::{self, HEADER_BYTES, Header, HeaderError, VERSION},
-        segment::{self, Directory, OpenError, Preparer, SEGMENT_BYTES_MIN},
-    },
+};
+use crate::types::{
+    flow::Event,
+    ids::{BlockNumber, MiniBlockNumber},
+};
+use crate::wal::{
+    codec::{self, DecodeError},
+    log::{BUFFER_BYTES_KEPT, Log, Tip},
+    record::{self, HEADER_BYTES, Header, HeaderError, VERSION},
+    segment::{self, Directory, OpenError, Preparer, SEGMENT_BYTES_MIN},
 };
 use std::{
     collections::VecDeque,

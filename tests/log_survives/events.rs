@@ -20,16 +20,16 @@ use basalt::types::{
 use proptest::{collection::vec, option, prelude::*};
 use std::sync::Arc;
 
-pub fn hash() -> impl Strategy<Value = B256> {
+pub(crate) fn hash() -> impl Strategy<Value = B256> {
     any::<[u8; 32]>().prop_map(B256::from)
 }
 
-pub fn address() -> impl Strategy<Value = Address> {
+pub(crate) fn address() -> impl Strategy<Value = Address> {
     any::<[u8; 20]>().prop_map(Address::from)
 }
 
 /// Of every length, small ones often.
-pub fn number() -> impl Strategy<Value = U256> {
+pub(crate) fn number() -> impl Strategy<Value = U256> {
     (any::<[u8; 32]>(), 0..=256usize).prop_map(|(bytes, shift)| {
         U256::from_be_bytes(bytes).checked_shr(shift).unwrap_or_default()
     })
@@ -173,7 +173,7 @@ fn environment() -> impl Strategy<Value = BlockEnvironment> {
 }
 
 /// Anything that the types can express.
-pub fn any_event() -> impl Strategy<Value = Event> {
+pub(crate) fn any_event() -> impl Strategy<Value = Event> {
     let mini_block = (
         any::<[u64; 5]>(),
         environment(),
@@ -220,7 +220,7 @@ pub fn any_event() -> impl Strategy<Value = Event> {
 
 /// The first events of a chain with blocks of two mini-blocks, from block 1; the n-th mini-block
 /// carries about `code_bytes(n)` bytes.
-pub fn chain(count: usize, code_bytes: impl Fn(usize) -> usize) -> Vec<Event> {
+pub(crate) fn chain(count: usize, code_bytes: impl Fn(usize) -> usize) -> Vec<Event> {
     let mut events = Vec::new();
     let (mut number, mut parent_hash) = (0, B256::ZERO);
     for at in 0..count {
@@ -274,7 +274,7 @@ pub fn chain(count: usize, code_bytes: impl Fn(usize) -> usize) -> Vec<Event> {
 }
 
 /// Events do not compare; what they hold does.
-pub fn same(left: &Event, right: &Event) -> bool {
+pub(crate) fn same(left: &Event, right: &Event) -> bool {
     match (left, right) {
         (Event::MiniBlock(left), Event::MiniBlock(right)) => left == right,
         (Event::Close(left), Event::Close(right)) => left == right,
