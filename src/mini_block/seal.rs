@@ -200,3 +200,131 @@ fn check_count(mini_block: &MiniBlock) -> Result<(), SealError> {
 fn count(items: usize) -> [u8; 8] {
     u64::try_from(items).unwrap_or(u64::MAX).to_be_bytes()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{diff::AccountDiff, mini_block::BlockEnvironment};
+    use alloy_consensus::TxType;
+    use alloy_primitives::{Address, Log, U256};
+    use alloy_trie::EMPTY_ROOT_HASH;
+    use std::sync::Arc;
+
+    fn blank() -> MiniBlock {
+        let signature = Signature::new(U256::ZERO, U256::ZERO, false);
+        let environment = BlockEnvironment {
+            number: 1,
+            timestamp: 2,
+            base_fee: 3,
+            gas_limit: 4,
+            fee_recipient: Address::repeat_byte(5),
+            prev_randao: B256::repeat_byte(6),
+        };
+        let mut diff = Diff::default();
+        let storage = [(U256::from(1), U256::from(2)), (U256::from(3), U256::from(4))];
+        let change = AccountDiff { storage: storage.into_iter().collect(), ..Default::default() };
+        diff.accounts.insert(Address::repeat_byte(7), change);
+        MiniBlock {
+            number: 0,
+            environment,
+            index: 0,
+            first_transaction: 0,
+            timestamp_us: 8,
+            parent_hash: B256::ZERO,
+            transactions: Vec::new(),
+            receipts: Vec::new(),
+            diff: Arc::new(diff),
+            gas_used: 9,
+            transaction_root: B256::ZERO,
+            receipt_root: B256::ZERO,
+            hash: B256::ZERO,
+            signature,
+        }
+    }
+
+    fn sign(hash: B256) -> Signature {
+        Signature::new(U256::from_be_bytes(hash.0), U256::from(1), true)
+    }
+
+    fn sealed() -> MiniBlock {
+        let mut mini_block = blank();
+        seal(&mut mini_block, Link::default(), &sign).unwrap();
+        mini_block
+    }
+
+    #[test]
+    fn mini_blocks_chain() {
+        let mut first = blank();
+        let link = seal(&mut first, Link::default(), &sign).unwrap();
+        assert_eq!((first.number, first.parent_hash), (1, B256::ZERO));
+        assert_eq!(link, Link { number: 1, hash: first.hash });
+        assert_eq!(first.signature.r(), U256::from_be_bytes(first.hash.0));
+        assert_eq!(first.transaction_root, EMPTY_ROOT_HASH);
+        let mut second = blank();
+        let link = seal(&mut second, link, &sign).unwrap();
+        assert_eq!((second.number, second.parent_hash), (2, first.hash));
+        assert_ne!(link.hash, first.hash);
+        verify(&first).and_then(|()| verify(&second)).unwrap();
+    }
+
+    #[test]
+    fn whatever_is_changed_shows() {
+        type Change = fn(&mut MiniBlock);
+        let changes: [Change; 18] = [
+            |m| m.number += 1,
+            |m| m.parent_hash.0[0] ^= 1,
+            |m| m.environment.number += 1,
+            |m| m.environment.timestamp += 1,
+            |m| m.environment.base_fee += 1,
+            |m| m.environment.gas_limit += 1,
+            |m| m.environment.fee_recipient.0[0] ^= 1,
+            |m| m.environment.prev_randao.0[0] ^= 1,
+            |m| m.index += 1,
+            |m| m.first_transaction += 1,
+            |m| m.timestamp_us += 1,
+            |m| m.gas_used += 1,
+            |m| m.transaction_root.0[0] ^= 1,
+            |m| m.receipt_root.0[0] ^= 1,
+            |m| m.hash.0[0] ^= 1,
+            |m| {
+                Arc::make_mut(&mut m.diff).accounts.clear();
+            },
+            |m| {
+                Arc::make_mut(&mut m.diff).codes.insert(B256::ZERO, Default::default());
+            },
+            |m| {
+                let accounts = &mut Arc::make_mut(&mut m.diff).accounts;
+                accounts.entry(Address::repeat_byte(7)).or_default().wiped = true;
+            },
+        ];
+        for (at, change) in changes.into_iter().enumerate() {
+            let mut mini_block = sealed();
+            change(&mut mini_block);
+            let verdict = verify(&mini_block);
+            assert!(
+                matches!(verdict, Err(SealError::Differs { number, .. })
+                if number == mini_block.number),
+                "change {at}: {verdict:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn receipts_have_their_root_and_their_count() {
+        let receipt = Receipt {
+            tx_type: TxType::Eip1559,
+            success: true,
+            gas_used: 21_000,
+            cumulative_gas_used: 21_000,
+            logs: vec![Log::default()],
+        };
+        let encoded = receipt.envelope().encoded_2718();
+        let expected = alloy_trie::root::ordered_trie_root_encoded(&[encoded]);
+        assert_eq!(receipt_root(std::slice::from_ref(&receipt)), expected);
+        let mut mini_block = blank();
+        mini_block.receipts.push(receipt);
+        let error = seal(&mut mini_block, Link::default(), &sign).unwrap_err();
+        let expected = SealError::Receipts { number: 1, transactions: 0, receipts: 1 };
+        assert_eq!(error, expected);
+    }
+}

@@ -6,20 +6,18 @@
 //! what the disk is paid in. A list is a u32 count and its items; bytes are a u32 length and they.
 //! Accounts, slots and codes stand in order, so that equal events have equal payloads.
 
-use crate::{
-    runtime::memory::AlignedBuffer,
-    types::{
-        block::BlockClose,
-        diff::{Account, AccountDiff, Diff},
-        flow::Event,
-        ids::BlockNumber,
-        map::Map,
-        mini_block::{BlockEnvironment, MiniBlock},
-        receipt::Receipt,
-        transaction::RecoveredTransaction,
-    },
-    wal::{reader::Reader, record::Kind},
+use crate::runtime::memory::AlignedBuffer;
+use crate::types::{
+    block::BlockClose,
+    diff::{Account, AccountDiff, Diff},
+    flow::Event,
+    ids::BlockNumber,
+    map::Map,
+    mini_block::{BlockEnvironment, MiniBlock},
+    receipt::Receipt,
+    transaction::RecoveredTransaction,
 };
+use crate::wal::{reader::Reader, record::Kind};
 use alloy_consensus::TxEnvelope;
 use alloy_eips::eip2718::Decodable2718 as _;
 use alloy_primitives::{Address, B256, Bytes, KECCAK256_EMPTY, Log, LogData, Signature, U256};

@@ -1,20 +1,18 @@
 //! The writing end: records gather in one aligned buffer and become durable in one write.
 
-use crate::{
-    runtime::{
-        memory::AlignedBuffer,
-        ring::{Consumer, Producer},
-        uring::writer::DurableWriter,
-    },
-    types::{
-        flow::Event,
-        ids::{BlockNumber, MiniBlockNumber},
-    },
-    wal::{
-        codec,
-        record::{self, HEADER_BYTES, Header, PAYLOAD_BYTES_MAX},
-        segment::{Directory, Order, Segment},
-    },
+use crate::runtime::{
+    memory::AlignedBuffer,
+    ring::{Consumer, Producer},
+    uring::writer::DurableWriter,
+};
+use crate::types::{
+    flow::Event,
+    ids::{BlockNumber, MiniBlockNumber},
+};
+use crate::wal::{
+    codec,
+    record::{self, HEADER_BYTES, Header, PAYLOAD_BYTES_MAX},
+    segment::{Directory, Order, Segment},
 };
 use alloy_primitives::B256;
 use std::{

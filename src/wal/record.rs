@@ -1,6 +1,7 @@
 //! The frame of a record: the header that makes a torn, stale or foreign record show itself.
 
-use crate::{runtime::memory::BLOCK_BYTES, types::ids::BlockNumber};
+use crate::runtime::memory::BLOCK_BYTES;
+use crate::types::ids::BlockNumber;
 use twox_hash::{XxHash3_64, XxHash3_128};
 
 /// Bytes of a header; the payload follows it at once.
@@ -50,12 +51,11 @@ pub enum Kind {
 /// ```
 ///
 /// A record's hash is xxh3-128 of its header, which holds the checksum of the payload and the hash
-/// before: so it chains over everything written so far. xxh3 runs at memory speed (8 µs for 64 KiB
-/// without AVX2; BLAKE3 takes about five times as long, as much as encoding the record), detects
-/// any torn write but for 2^-128, and `twox-hash` is its maintained implementation in Rust with
-/// run-time choice of instructions. It guards against the disk, not against who can write to the
-/// directory: against them stand the mini-block's keccak hash and signature inside the payload.
-/// CRC-32C, the classic choice, is shorter but lets one of 4 billion torn writes pass.
+/// before: so it chains over everything written so far. xxh3 runs near memory speed, where BLAKE3
+/// would cost about as much as encoding the record; it misses a torn write once in 2^128, where
+/// CRC-32C, the classic choice, does once in 2^32; and `twox-hash` is its maintained implementation
+/// in Rust, with a choice of instructions at run time. It guards against the disk, not against who
+/// can write to the directory: against them stand keccak hash and signature in the payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
     /// What the payload is.

@@ -6,26 +6,24 @@
 //! had been acknowledged (a later durable write exists: replay stops, the operator decides).
 //! The two differ by `batch_first` of later headers. A damaged *last* record looks like a torn one.
 
-use crate::{
-    runtime::{
-        clock::Clock,
-        memory::{AlignedBuffer, BLOCK_BYTES},
-        ring::ring,
-        uring::{
-            probe,
-            writer::{DurableWriter, Form},
-        },
+use crate::runtime::{
+    clock::Clock,
+    memory::{AlignedBuffer, BLOCK_BYTES},
+    ring::ring,
+    uring::{
+        probe,
+        writer::{DurableWriter, Form},
     },
-    types::{
-        flow::Event,
-        ids::{BlockNumber, MiniBlockNumber},
-    },
-    wal::{
-        codec::{self, DecodeError},
-        log::{BUFFER_BYTES_KEPT, Log, Tip},
-        record::{self, HEADER_BYTES, Header, HeaderError, VERSION},
-        segment::{self, Directory, OpenError, Preparer, SEGMENT_BYTES_MIN},
-    },
+};
+use crate::types::{
+    flow::Event,
+    ids::{BlockNumber, MiniBlockNumber},
+};
+use crate::wal::{
+    codec::{self, DecodeError},
+    log::{BUFFER_BYTES_KEPT, Log, Tip},
+    record::{self, HEADER_BYTES, Header, HeaderError, VERSION},
+    segment::{self, Directory, OpenError, Preparer, SEGMENT_BYTES_MIN},
 };
 use std::{
     collections::VecDeque,
@@ -524,7 +522,8 @@ impl Replay {
             Event::MiniBlock(mini_block) => (mini_block.index == 0, mini_block.environment.number),
             Event::Close(close) => (close.mini_block_count == 0, close.environment.number),
         };
-        if !self.handed_out && !(opens && block == self.after + 1) {
+        let continues = self.handed_out || (opens && block == self.after + 1);
+        if !continues {
             return Err(ReplayError::Missing { at: at.clone(), block, after: self.after });
         }
         if let Event::MiniBlock(next) = event {

@@ -4,14 +4,12 @@
 //! record: a write into merely allocated space costs several times as much. Sequence numbers grow
 //! by one without a gap. A segment behind the steady checkpoint is renamed to the next number.
 
-use crate::{
-    runtime::{
-        memory::{AlignedBuffer, BLOCK_BYTES},
-        ring::{Consumer, Producer},
-        uring::direct,
-    },
-    wal::record,
+use crate::runtime::{
+    memory::{AlignedBuffer, BLOCK_BYTES},
+    ring::{Consumer, Producer},
+    uring::direct,
 };
+use crate::wal::record;
 use std::{
     fs::{self, File, TryLockError},
     io::{self, Read as _},

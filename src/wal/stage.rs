@@ -1,14 +1,12 @@
 //! The pinned loop: steps come in, become durable, and only then go on.
 
-use crate::{
-    runtime::{
-        clock::Clock,
-        metrics::{Metrics, StageMetrics},
-        ring::{Consumer, Pop, Producer},
-    },
-    types::flow::Step,
-    wal::log::{AppendError, Log},
+use crate::runtime::{
+    clock::Clock,
+    metrics::{Metrics, StageMetrics},
+    ring::{Consumer, Pop, Producer},
 };
+use crate::types::flow::Step;
+use crate::wal::log::{AppendError, Log};
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge, histogram::Histogram};
 
 /// Steps in one durable write at most: what waits while a flush runs shares the next one.
