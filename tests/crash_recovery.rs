@@ -3,6 +3,7 @@
 //! `BASALT_CRASH_ROUNDS` kills (5 by default, 50 nightly), `BASALT_CRASH_SEED` repeats a run,
 //! `BASALT_BIN` tries another program, `BASALT_TEST_VERBOSE=1` shows the node's own output.
 #![expect(clippy::disallowed_methods, reason = "a load generator owns its threads and its time")]
+#![expect(clippy::unwrap_used, reason = "a test: what cannot be is a failure")]
 
 #[path = "support/client.rs"]
 mod client;

@@ -40,7 +40,7 @@ impl Node {
         match endpoint.recv_timeout(START_LIMIT) {
             Ok(address) => Ok(Self { child, address }),
             Err(_) => {
-                let _ = child.kill();
+                child.kill().ok();
                 let status = child.wait()?;
                 Err(io::Error::other(format!("no endpoint was printed; ended with {status}")))
             }
@@ -71,8 +71,8 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.child.kill().ok();
+        self.child.wait().ok();
     }
 }
 
@@ -81,10 +81,10 @@ fn drain(stdout: ChildStdout, found: &mpsc::Sender<SocketAddr>) {
     let mut lines = BufReader::new(stdout).lines();
     while let Some(Ok(line)) = lines.next() {
         if std::env::var_os("BASALT_TEST_VERBOSE").is_some() {
-            eprintln!("node: {line}");
+            writeln!(io::stderr(), "node: {line}").ok();
         }
         if let Some(address) = endpoint_in(&line) {
-            let _ = found.send(address);
+            found.send(address).ok();
         }
     }
 }
