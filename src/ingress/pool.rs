@@ -476,7 +476,10 @@ impl Settlement for Pool {
         if same && nonce < queue.released_to() {
             tracing::debug!(hash = %transaction.hash, reason, "dropped");
             removed.extend(queue.remove(nonce));
-            if nonce >= queue.chain_nonce() {
+            // A replacement of one that was executed already: the chain went past this nonce, and
+            // what comes after it goes on. (Another text would only cost a second look.)
+            let passed = reason.starts_with("nonce too low");
+            if nonce >= queue.chain_nonce() && !passed {
                 queue.hold_from(nonce);
             }
         }
