@@ -21,7 +21,9 @@ impl Item {
     fn of(value: &Value) -> Self {
         match value {
             Value::Array(items) => Self::List(items.iter().map(Self::of).collect()),
-            Value::Number(number) => Self::integer(U256::from(number.as_u64().unwrap())),
+            Value::Number(number) => {
+                Self::integer(U256::from(number.as_u64().expect("fits 64 bits")))
+            }
             Value::String(text) => match text.strip_prefix('#') {
                 Some(digits) => Self::big_integer(digits),
                 None => Self::Bytes(text.as_bytes().to_vec()),
@@ -36,7 +38,7 @@ impl Item {
 
     fn big_integer(digits: &str) -> Self {
         type Wide = alloy_primitives::Uint<320, 5>;
-        Self::Bytes(Wide::from_str_radix(digits, 10).unwrap().to_be_bytes_trimmed_vec())
+        Self::Bytes(Wide::from_str_radix(digits, 10).expect("digits").to_be_bytes_trimmed_vec())
     }
 
     fn encode(&self, out: &mut Vec<u8>) {

@@ -1,6 +1,6 @@
 //! Accounts from a mnemonic: BIP-39 seed, BIP-32 children of m/44'/60'/0'/0, as wallets do.
 
-use crate::crypto::{recover::address_of, sign::Signer};
+use crate::crypto::sign::Signer;
 use alloy_primitives::Address;
 use bip39::{Language, Mnemonic};
 use hmac::{Hmac, Mac as _};
@@ -40,7 +40,6 @@ pub enum DeriveError {
 #[derive(Clone)]
 pub struct Accounts {
     secret: SecretKey,
-    public: PublicKey,
     /// HMAC keyed with the chain code; a clone saves two compressions a child.
     mac: Hmac<Sha512>,
     /// Compressed public key, the prefix of what is hashed for a child.
@@ -71,17 +70,16 @@ impl Accounts {
             chain_code = next;
         }
         let public = PublicKey::from_secret_key(SECP256K1, &secret);
-        Ok(Self { secret, public, mac: mac(&chain_code), prefix: public.serialize() })
+        Ok(Self { secret, mac: mac(&chain_code), prefix: public.serialize() })
     }
 
-    /// Address of account `index`, by public derivation: no secret is touched.
+    /// Address of account `index`: 20 µs. By its key, since multiplying the generator by a known
+    /// scalar is twice as fast in libsecp256k1 as adding to a public key.
     ///
     /// # Errors
     /// `Key` where the child does not exist (chance 2^-127).
     pub fn address(&self, index: u32) -> Result<Address, DeriveError> {
-        let tweak = Scalar::from(self.tweak(index)?);
-        let child = self.public.add_exp_tweak(SECP256K1, &tweak);
-        Ok(address_of(&child.map_err(|_| DeriveError::Key(PATH.len() + 1))?))
+        self.signer(index).map(|signer| signer.address())
     }
 
     /// Addresses of the first `count` accounts.
@@ -134,6 +132,7 @@ fn explain(words: &str, error: &bip39::Error) -> DeriveError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crypto::recover::address_of;
     use alloy_primitives::{address, b256};
 
     #[test]
@@ -150,12 +149,15 @@ mod tests {
         assert_eq!(first.secret(), secret);
     }
 
+    /// What a wallet that only has the parent's public key would show.
     #[test]
-    fn public_and_secret_derivation_agree() {
+    fn public_derivation_agrees() {
         let accounts = Accounts::from_mnemonic(DEV_MNEMONIC).unwrap();
+        let parent = PublicKey::from_secret_key(SECP256K1, &accounts.secret);
         for index in [0, 1, 77, 99_999] {
-            let signer = accounts.signer(index).unwrap();
-            assert_eq!(accounts.address(index).unwrap(), signer.address());
+            let tweak = Scalar::from(accounts.tweak(index).unwrap());
+            let child = parent.add_exp_tweak(SECP256K1, &tweak).unwrap();
+            assert_eq!(accounts.address(index).unwrap(), address_of(&child));
         }
     }
 

@@ -108,20 +108,8 @@ pub enum PoolError {
         nonce: u64,
     },
     /// The account cannot pay for this and for what waits before it.
-    #[error(
-        "insufficient funds for gas * price + value: \
-         balance {balance}, queued cost {queued}, tx cost {cost}, overshot {over}"
-    )]
-    Funds {
-        /// Wei that the account has.
-        balance: U256,
-        /// Wei that its waiting transactions may cost.
-        queued: U256,
-        /// Wei that this one may cost.
-        cost: U256,
-        /// Wei that are missing.
-        over: U256,
-    },
+    #[error("insufficient funds for gas * price + value: {0}")]
+    Funds(Box<Shortfall>),
     /// Too many of this sender.
     #[error("account limit exceeded: pooled {0} txs; wait until some are included")]
     SenderFull(usize),
@@ -136,6 +124,20 @@ pub enum PoolError {
     /// No room in total.
     #[error("txpool is full")]
     Full,
+}
+
+/// What an account would have to hold, wei.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("balance {balance}, queued cost {queued}, tx cost {cost}, overshot {over}")]
+pub struct Shortfall {
+    /// What the account has.
+    pub balance: U256,
+    /// What its waiting transactions may cost.
+    pub queued: U256,
+    /// What this one may cost.
+    pub cost: U256,
+    /// What is missing.
+    pub over: U256,
 }
 
 /// What became of an admitted transaction.
@@ -284,7 +286,7 @@ impl Pool {
         if needed > account.balance {
             let over = needed - account.balance;
             let (balance, cost) = (account.balance, entry.cost);
-            return Err(PoolError::Funds { balance, queued, cost, over });
+            return Err(PoolError::Funds(Box::new(Shortfall { balance, queued, cost, over })));
         }
         Ok(())
     }
@@ -474,7 +476,10 @@ impl Settlement for Pool {
         if same && nonce < queue.released_to() {
             tracing::debug!(hash = %transaction.hash, reason, "dropped");
             removed.extend(queue.remove(nonce));
-            if nonce >= queue.chain_nonce() {
+            // A replacement of one that was executed already: the chain went past this nonce, and
+            // what comes after it goes on. (Another text would only cost a second look.)
+            let passed = reason.starts_with("nonce too low");
+            if nonce >= queue.chain_nonce() && !passed {
                 queue.hold_from(nonce);
             }
         }

@@ -228,8 +228,7 @@ mod tests {
         fixture::{Fixed, RICH, account, plain, raw, signer},
         pool::PoolLimits,
     };
-    use crate::runtime::{metrics::Metrics, ring::ring};
-    use crate::topology::seat::Stage;
+    use crate::runtime::ring::ring;
     use crate::types::ids::DEV_CHAIN_ID;
     use alloy_primitives::Bytes;
     use std::sync::{
@@ -260,7 +259,7 @@ mod tests {
             assert!(submissions.push(Submission { raw, reply }).is_ok());
         }
         drop(submissions);
-        let metrics = Metrics::default().stage(Stage::Ingress);
+        let metrics = StageMetrics::unregistered();
         std::thread::scope(|scope| {
             for _ in 0..seats {
                 let count = count.clone();

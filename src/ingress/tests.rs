@@ -244,6 +244,22 @@ fn after_a_drop_the_rest_waits_for_that_nonce_again() {
     assert_eq!((bench.pool.pending_count(), bench.pool.sizes()), (0, (0, 0)));
 }
 
+#[test]
+fn a_replacement_that_came_too_late_holds_nothing_back() {
+    let bench = Bench::new(PoolLimits::default());
+    let rich = account(0, RICH);
+    bench.enter(plain(0, 10, 1), &rich).unwrap();
+    bench.enter(plain(1, 10, 1), &rich).unwrap();
+    bench.enter(plain(0, 20, 2), &rich).unwrap();
+    let [old, next, late] = <[_; 3]>::try_from(bench.released.take()).unwrap();
+    bench.pool.dropped(&late, "nonce too low: next nonce 1, tx nonce 0");
+    assert_eq!(bench.pool.totals().1, 0);
+    assert_eq!(bench.enter(plain(2, 10, 1), &rich), Ok(Entered::Released));
+    bench.pool.included(&[old, next], &[]);
+    bench.pool.included(&bench.released.take(), &[]);
+    assert_eq!((bench.pool.pending_count(), bench.pool.sizes()), (0, (0, 0)));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     /// Whatever comes in whatever order: bounds hold, each nonce goes out after the one before it,

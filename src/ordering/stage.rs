@@ -245,8 +245,7 @@ impl Running {
 mod tests {
     use super::*;
     use crate::ordering::tests::transaction;
-    use crate::runtime::{metrics::Metrics, ring::ring};
-    use crate::topology::seat::Stage;
+    use crate::runtime::ring::ring;
     use crate::types::{map::Map, receipt::Receipt};
     use alloy_primitives::{Address, B256};
     use std::sync::Mutex;
@@ -294,7 +293,7 @@ mod tests {
                 base_fee: 7,
             },
             clock: clock.clone(),
-            metrics: Metrics::default().stage(Stage::Ordering),
+            metrics: StageMetrics::unregistered(),
         };
         (Rig { admitted, cuts, credits, notes }, ordering)
     }

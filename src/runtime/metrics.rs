@@ -78,6 +78,16 @@ impl Metrics {
 }
 
 impl StageMetrics {
+    /// Numbers that no registry shows: for stages run by tests and benches.
+    pub fn unregistered() -> Self {
+        Self {
+            items: Counter::default(),
+            busy: Counter::default(),
+            queue: Gauge::default(),
+            item_time: Histogram::new(SECONDS_BUCKETS),
+        }
+    }
+
     /// Notes one item that took `took_us` microseconds, with `waiting` items behind it.
     #[expect(clippy::float_arithmetic, reason = "metrics are no consensus data")]
     #[expect(clippy::cast_precision_loss, reason = "microseconds of one item fit 52 bits")]
