@@ -3,3 +3,4 @@
 pub mod types;
 pub mod topology;
 pub mod runtime;
+pub mod rpc;
