@@ -189,7 +189,10 @@ fn panic_text(code: U256) -> String {
         Ok(0x41) => "out of memory",
         Ok(0x51) => "uninitialized function",
         _ => {
-            return format!("unknown panic code: 0x{}", hex::encode(code.to_be_bytes_trimmed_vec()));
+            return format!(
+                "unknown panic code: 0x{}",
+                hex::encode(code.to_be_bytes_trimmed_vec())
+            );
         }
     };
     known.to_owned()

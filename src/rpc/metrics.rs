@@ -149,7 +149,8 @@ async fn answer(stream: &TcpStream, metrics: &Metrics, api: &Api) -> io::Result<
         None => ("405 Method Not Allowed", "text/plain", "only GET is served\n".to_owned()),
     };
     let head = format!(
-        "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\
+         connection: close\r\n\r\n",
         body.len()
     );
     write_all(stream, head.as_bytes()).await?;

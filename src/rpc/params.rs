@@ -13,13 +13,6 @@ pub struct Args<'a> {
     next: usize,
 }
 
-/// A block parameter as it came, with its default `latest`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BlockParam {
-    /// Which block.
-    pub id: BlockId,
-}
-
 impl<'a> Args<'a> {
     /// Splits the parameters; absent and `null` count as none.
     ///
@@ -39,7 +32,7 @@ impl<'a> Args<'a> {
     }
 
     /// The next parameter, `None` where it is absent or null.
-    pub fn optional<T>(
+    pub(crate) fn optional<T>(
         &mut self,
         parse: impl FnOnce(&'a RawValue) -> Result<T, String>,
     ) -> Result<Option<T>, RpcError> {
@@ -66,7 +59,7 @@ impl<'a> Args<'a> {
     }
 
     /// The next parameter as a block, `latest` where it is absent.
-    pub fn block(&mut self) -> Result<BlockId, RpcError> {
+    pub(crate) fn block(&mut self) -> Result<BlockId, RpcError> {
         Ok(self.optional(block_id)?.unwrap_or(BlockId::Latest))
     }
 
@@ -88,7 +81,7 @@ fn invalid(at: usize, reason: &str) -> RpcError {
 }
 
 /// The content of a JSON string.
-pub fn text(value: &RawValue) -> Result<Cow<'_, str>, String> {
+pub(crate) fn text(value: &RawValue) -> Result<Cow<'_, str>, String> {
     let raw = value.get();
     let inner = raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
     match inner {
@@ -116,12 +109,12 @@ fn typed<'a>(value: &'a RawValue, of_type: &str) -> Result<Cow<'a, str>, String>
 }
 
 /// Bytes of any length.
-pub fn data(value: &RawValue) -> Result<Bytes, String> {
+pub(crate) fn data(value: &RawValue) -> Result<Bytes, String> {
     bytes_of(&typed(value, "hexutil.Bytes")?).map(Bytes::from)
 }
 
 /// Hex text with its prefix, of even length.
-pub fn bytes_of(text: &str) -> Result<Vec<u8>, String> {
+pub(crate) fn bytes_of(text: &str) -> Result<Vec<u8>, String> {
     let digits = digits(text, "hexutil.Bytes")?;
     if !digits.len().is_multiple_of(2) {
         return Err(wrong("hex string of odd length", "hexutil.Bytes"));
@@ -148,17 +141,17 @@ fn fixed<const N: usize>(value: &RawValue, of_type: &str) -> Result<[u8; N], Str
 }
 
 /// An address, in any case.
-pub fn address(value: &RawValue) -> Result<Address, String> {
+pub(crate) fn address(value: &RawValue) -> Result<Address, String> {
     fixed(value, "common.Address").map(Address::from)
 }
 
 /// A 32-byte hash.
-pub fn hash(value: &RawValue) -> Result<B256, String> {
+pub(crate) fn hash(value: &RawValue) -> Result<B256, String> {
     fixed(value, "common.Hash").map(B256::from)
 }
 
 /// A hex quantity (EIP-1474): prefix, no leading zeros, at most 256 bits.
-pub fn quantity_of(text: &str, of_type: &str) -> Result<U256, String> {
+pub(crate) fn quantity_of(text: &str, of_type: &str) -> Result<U256, String> {
     let digits = digits(text, of_type)?;
     if digits.is_empty() {
         return Err(wrong("hex string \"0x\"", of_type));
@@ -173,13 +166,13 @@ pub fn quantity_of(text: &str, of_type: &str) -> Result<U256, String> {
 }
 
 /// A hex quantity of 64 bits.
-pub fn quantity_64(value: &RawValue) -> Result<u64, String> {
+pub(crate) fn quantity_64(value: &RawValue) -> Result<u64, String> {
     let quantity = quantity_of(&typed(value, "hexutil.Uint64")?, "hexutil.Uint64")?;
     u64::try_from(quantity).map_err(|_| wrong("hex number > 64 bits", "hexutil.Uint64"))
 }
 
 /// A count as a hex quantity, a decimal string or a JSON number.
-pub fn count(value: &RawValue) -> Result<u64, String> {
+pub(crate) fn count(value: &RawValue) -> Result<u64, String> {
     let plain = |text: &str| text.parse().map_err(|_| format!("invalid number {text:?}"));
     match text(value) {
         Ok(text) if text.starts_with("0x") => quantity_64(value),
@@ -191,7 +184,7 @@ pub fn count(value: &RawValue) -> Result<u64, String> {
 /// A storage slot as geth takes it: up to 32 bytes of hex, prefix optional.
 ///
 /// The second value says that all 32 bytes were written out.
-pub fn slot(value: &RawValue) -> Result<(U256, bool), String> {
+pub(crate) fn slot(value: &RawValue) -> Result<(U256, bool), String> {
     let fail = |reason: &str| format!("unable to decode storage key: {reason}");
     let text = text(value).map_err(|_| wrong("non-string", "string"))?;
     let digits = text.strip_prefix("0x").unwrap_or(&text);
@@ -206,7 +199,7 @@ pub fn slot(value: &RawValue) -> Result<(U256, bool), String> {
 }
 
 /// A block: tag, height, hash, or EIP-1898 object.
-pub fn block_id(value: &RawValue) -> Result<BlockId, String> {
+pub(crate) fn block_id(value: &RawValue) -> Result<BlockId, String> {
     if !value.get().starts_with('{') {
         return block_tag(&text(value).map_err(|_| wrong("non-string", "rpc.BlockNumber"))?);
     }
@@ -289,7 +282,7 @@ impl<'de> Deserialize<'de> for Data {
 }
 
 /// An object of type `T`.
-pub fn object<'a, T: Deserialize<'a>>(value: &'a RawValue) -> Result<T, String> {
+pub(crate) fn object<'a, T: Deserialize<'a>>(value: &'a RawValue) -> Result<T, String> {
     serde_json::from_str(value.get()).map_err(|error| error.to_string())
 }
 

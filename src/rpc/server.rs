@@ -163,7 +163,7 @@ pub fn start(parts: Parts) -> Result<RunningServer, StartError> {
     let local_addr = listener.local_addr().map_err(failed)?;
     let metrics_addr = metrics_listener.as_ref().and_then(|socket| socket.local_addr().ok());
     let runtime = runtime(&settings)?;
-    let _in_runtime = runtime.enter();
+    let entered = runtime.enter();
 
     let waiters = Arc::new(Waiters::new(settings.sync_waiters_max));
     let api = Arc::new(Api {
@@ -197,7 +197,7 @@ pub fn start(parts: Parts) -> Result<RunningServer, StartError> {
         .build_from_tcp(listener)
         .map_err(failed)?;
     let handle = server.start(module);
-    drop(_in_runtime);
+    drop(entered);
     Ok(RunningServer { local_addr, metrics_addr, handle, runtime: Some(runtime) })
 }
 

@@ -32,19 +32,19 @@ fn by_hash(value: &RawValue) -> Result<BlockId, String> {
 }
 
 /// `eth_blockNumber`.
-pub fn number(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
+pub(crate) fn number(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
     args.end()?;
     json(&U64::from(api.backend.chain.heads().latest))
 }
 
 /// `eth_getBlockByNumber(block, full)`.
-pub fn block_by_number(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
+pub(crate) fn block_by_number(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
     let id = args.required(params::block_id)?;
     show(api, id, args)
 }
 
 /// `eth_getBlockByHash(hash, full)`.
-pub fn block_by_hash(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
+pub(crate) fn block_by_hash(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
     let id = args.required(by_hash)?;
     show(api, id, args)
 }
@@ -66,7 +66,7 @@ fn show(api: &Api, id: BlockId, args: &mut Args<'_>) -> Result<Json, RpcError> {
 }
 
 /// `eth_getBlockTransactionCountByNumber(block)`.
-pub fn count_by_number(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
+pub(crate) fn count_by_number(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
     let id = args.required(params::block_id)?;
     args.end()?;
     if id == BlockId::Pending {
@@ -78,7 +78,7 @@ pub fn count_by_number(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError>
 }
 
 /// `eth_getBlockTransactionCountByHash(hash)`.
-pub fn count_by_hash(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
+pub(crate) fn count_by_hash(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
     let id = args.required(by_hash)?;
     args.end()?;
     transaction_count(api, id)
@@ -92,14 +92,14 @@ fn transaction_count(api: &Api, id: BlockId) -> Result<Json, RpcError> {
 }
 
 /// `eth_getUncleCountByBlockNumber(block)`: there are none.
-pub fn uncles_by_number(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
+pub(crate) fn uncles_by_number(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
     let id = args.required(params::block_id)?;
     args.end()?;
     uncles(api, id)
 }
 
 /// `eth_getUncleCountByBlockHash(hash)`: there are none.
-pub fn uncles_by_hash(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
+pub(crate) fn uncles_by_hash(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
     let id = args.required(by_hash)?;
     args.end()?;
     uncles(api, id)
@@ -110,7 +110,7 @@ fn uncles(api: &Api, id: BlockId) -> Result<Json, RpcError> {
 }
 
 /// `eth_getTransactionByHash(hash)`: sealed, durable or waiting.
-pub fn transaction(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
+pub(crate) fn transaction(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
     let hash = args.required(params::hash)?;
     args.end()?;
     match api.backend.chain.transaction(&hash)? {
@@ -136,13 +136,13 @@ fn show_transaction(block: &Block, index: usize) -> Result<Json, RpcError> {
 }
 
 /// `eth_getTransactionByBlockNumberAndIndex(block, index)`.
-pub fn transaction_by_number(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
+pub(crate) fn transaction_by_number(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
     let id = args.required(params::block_id)?;
     transaction_at(api, id, args)
 }
 
 /// `eth_getTransactionByBlockHashAndIndex(hash, index)`.
-pub fn transaction_by_block_hash(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
+pub(crate) fn transaction_by_block_hash(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
     let id = args.required(by_hash)?;
     transaction_at(api, id, args)
 }
@@ -167,7 +167,7 @@ fn transaction_at(api: &Api, id: BlockId, args: &mut Args<'_>) -> Result<Json, R
 }
 
 /// `eth_getTransactionReceipt(hash)`: block hash all `ff` until the block is sealed.
-pub fn receipt(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
+pub(crate) fn receipt(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
     let hash = args.required(params::hash)?;
     args.end()?;
     receipt_of(api, &hash).map(|found| found.unwrap_or_else(null))
@@ -177,7 +177,7 @@ pub fn receipt(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
 ///
 /// # Errors
 /// Where the chain cannot be read.
-pub fn receipt_of(api: &Api, hash: &B256) -> Result<Option<Json>, RpcError> {
+pub(crate) fn receipt_of(api: &Api, hash: &B256) -> Result<Option<Json>, RpcError> {
     match api.backend.chain.transaction(hash)? {
         Some(place) => receipt_at(api, &place),
         None => Ok(None),
@@ -188,7 +188,7 @@ pub fn receipt_of(api: &Api, hash: &B256) -> Result<Option<Json>, RpcError> {
 ///
 /// # Errors
 /// Where it cannot be put into JSON.
-pub fn receipt_at(api: &Api, place: &Place) -> Result<Option<Json>, RpcError> {
+pub(crate) fn receipt_at(api: &Api, place: &Place) -> Result<Option<Json>, RpcError> {
     shown_receipt(api, place).map(|shown| json(&shown)).transpose()
 }
 
@@ -210,7 +210,7 @@ fn shown_receipt(api: &Api, place: &Place) -> Option<TransactionReceipt<ReceiptE
 }
 
 /// `eth_getBlockReceipts(block)`.
-pub fn block_receipts(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
+pub(crate) fn block_receipts(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
     let id = args.required(params::block_id)?;
     args.end()?;
     if id == BlockId::Pending {

@@ -114,7 +114,7 @@ fn parse(api: &Api, args: &mut Args<'_>) -> Result<(CallRequest, BlockId), RpcEr
 }
 
 /// `eth_call(call, block)`.
-pub fn call(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
+pub(crate) fn call(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
     let (call, id) = parse(api, args)?;
     let state = api.state(id)?;
     let environment = api.environment(id)?;
@@ -125,7 +125,7 @@ pub fn call(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
 }
 
 /// `eth_estimateGas(call, block)`: at `latest` unless told otherwise.
-pub fn estimate_gas(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
+pub(crate) fn estimate_gas(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
     let (call, id) = parse(api, args)?;
     let state = api.state(id)?;
     let environment = api.environment(id)?;

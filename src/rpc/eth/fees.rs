@@ -24,20 +24,20 @@ const TIP_PERCENTILE: usize = 60;
 const CROWDED_PARTS: u64 = 2;
 
 /// `eth_gasPrice`: the next block's base fee and the suggested tip.
-pub fn gas_price(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
+pub(crate) fn gas_price(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
     args.end()?;
     let base_fee = u128::from(api.open_block()?.environment.base_fee);
     json(&U128::from(base_fee + suggested_tip(api)?))
 }
 
 /// `eth_maxPriorityFeePerGas`: zero while blocks have room, else what others paid.
-pub fn max_priority_fee(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
+pub(crate) fn max_priority_fee(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
     args.end()?;
     json(&U128::from(suggested_tip(api)?))
 }
 
 /// `eth_blobBaseFee`: there are no blobs; the least value that EIP-4844 knows.
-pub fn blob_base_fee(_api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
+pub(crate) fn blob_base_fee(_api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
     args.end()?;
     json(&U64::from(1))
 }
@@ -74,7 +74,7 @@ struct ShownHistory {
 }
 
 /// `eth_feeHistory(count, newest, percentiles)`.
-pub fn history(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
+pub(crate) fn history(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
     let count = args.required(params::count)?;
     let newest = args.required(params::block_id)?;
     let percentiles: Vec<f64> = args.optional(params::object)?.unwrap_or_default();

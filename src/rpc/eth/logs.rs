@@ -53,7 +53,7 @@ struct FilterObject<'a> {
 }
 
 /// A filter object.
-pub fn filter(value: &RawValue) -> Result<Filter, String> {
+pub(crate) fn filter(value: &RawValue) -> Result<Filter, String> {
     let object: FilterObject<'_> = params::object(value)?;
     let block = |value: Option<&RawValue>| value.map(params::block_id).transpose();
     let (from, to) = (block(object.from_block)?, block(object.to_block)?);
@@ -95,7 +95,7 @@ fn one_or_many<T>(
 }
 
 /// `eth_getLogs(filter)`.
-pub fn get_logs(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
+pub(crate) fn get_logs(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
     let filter = args.required(filter)?;
     args.end()?;
     let mut found = Vec::new();
@@ -183,7 +183,7 @@ fn within_limit(api: &Api, query: &LogQuery, found: Vec<Log>) -> Result<Vec<Log>
 }
 
 /// Fitting logs of a sealed block.
-pub fn sealed_logs(block: &Block, query: &LogQuery) -> Vec<Log> {
+pub(crate) fn sealed_logs(block: &Block, query: &LogQuery) -> Vec<Log> {
     let mut found = Vec::new();
     let mut first_log = 0;
     let all = block.transactions.iter().zip(&block.receipts);
@@ -196,7 +196,7 @@ pub fn sealed_logs(block: &Block, query: &LogQuery) -> Vec<Log> {
 }
 
 /// Fitting logs of a mini-block whose first log has this index in the block.
-pub fn open_logs(mini: &MiniBlock, query: &LogQuery, mut first_log: u64) -> Vec<Log> {
+pub(crate) fn open_logs(mini: &MiniBlock, query: &LogQuery, mut first_log: u64) -> Vec<Log> {
     let at = At::open(&mini.environment);
     let mut found = Vec::new();
     let all = mini.transactions.iter().zip(&mini.receipts);
@@ -209,6 +209,6 @@ pub fn open_logs(mini: &MiniBlock, query: &LogQuery, mut first_log: u64) -> Vec<
 }
 
 /// The addresses of a `stateChanges` subscription.
-pub fn addresses(value: &RawValue) -> Result<Vec<Address>, String> {
+pub(crate) fn addresses(value: &RawValue) -> Result<Vec<Address>, String> {
     one_or_many(Some(value), params::address)
 }

@@ -28,7 +28,7 @@ pub type Json = Box<RawValue>;
 ///
 /// # Errors
 /// Never for our shapes; a bug is answered with "internal error".
-pub fn json(value: &impl Serialize) -> Result<Json, RpcError> {
+pub(crate) fn json(value: &impl Serialize) -> Result<Json, RpcError> {
     to_raw_value(value).map_err(|error| {
         tracing::error!(%error, "an answer cannot be put into JSON");
         RpcError::internal()
@@ -36,7 +36,7 @@ pub fn json(value: &impl Serialize) -> Result<Json, RpcError> {
 }
 
 /// JSON's null: what does not exist.
-pub fn null() -> Json {
+pub(crate) fn null() -> Json {
     RawValue::NULL.to_owned()
 }
 
@@ -47,7 +47,7 @@ impl Api {
     }
 
     /// The newest sealed block.
-    pub fn latest(&self) -> Result<Arc<Block>, RpcError> {
+    pub(crate) fn latest(&self) -> Result<Arc<Block>, RpcError> {
         self.block(BlockId::Latest)?.ok_or_else(RpcError::header_not_found)
     }
 

@@ -23,7 +23,7 @@ fn account(api: &Api, address: &Address, id: BlockId) -> Result<Account, RpcErro
 }
 
 /// `eth_getBalance(address, block)`.
-pub fn balance(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
+pub(crate) fn balance(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
     let address = args.required(params::address)?;
     let id = args.block()?;
     args.end()?;
@@ -31,7 +31,7 @@ pub fn balance(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
 }
 
 /// `eth_getTransactionCount(address, block)`: at `pending` it counts what waits in the pool.
-pub fn transaction_count(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
+pub(crate) fn transaction_count(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
     let address = args.required(params::address)?;
     let id = args.block()?;
     args.end()?;
@@ -46,7 +46,7 @@ pub fn transaction_count(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcErro
 }
 
 /// `eth_getCode(address, block)`.
-pub fn code(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
+pub(crate) fn code(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
     let address = args.required(params::address)?;
     let id = args.block()?;
     args.end()?;
@@ -57,7 +57,7 @@ pub fn code(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
 }
 
 /// `eth_getStorageAt(address, slot, block)`: always 32 bytes.
-pub fn storage_at(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
+pub(crate) fn storage_at(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
     let address = args.required(params::address)?;
     let (slot, _) = args.required(params::slot)?;
     let id = args.block()?;
@@ -87,7 +87,7 @@ struct ShownSlot {
 
 /// `eth_getProof(address, slots, block)`. A key is shown as it was asked for: in full length, or
 /// as a quantity.
-pub fn proof(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
+pub(crate) fn proof(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> {
     let address = args.required(params::address)?;
     let keys = args.required(|value| {
         let keys: Vec<&serde_json::value::RawValue> = params::object(value)?;
