@@ -4,16 +4,14 @@
 //! waiting, then finished. A batch begins all of its entries before it finishes the first, so they
 //! run side by side while answers keep their order.
 
-use crate::{
-    rpc::{
-        Api,
-        error::{INTERNAL, METHOD_NOT_FOUND, RpcError},
-        eth::Json,
-        methods::{self, Handler, Kind, METHODS},
-        send::{self, SyncSend, Verdict},
-    },
-    types::map::Map,
+use crate::rpc::{
+    Api,
+    error::{INTERNAL, METHOD_NOT_FOUND, RpcError},
+    eth::Json,
+    methods::{self, Handler, Kind, METHODS},
+    send::{self, SyncSend, Verdict},
 };
+use crate::types::map::Map;
 use alloy_primitives::B256;
 use jsonrpsee::{
     core::{

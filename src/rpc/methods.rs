@@ -1,14 +1,12 @@
 //! The table of all methods, and those that need no chain.
 
-use crate::{
-    rpc::{
-        Api,
-        error::RpcError,
-        eth::{Json, blocks, calls, fees, json, logs, state},
-        params::{self, Args},
-    },
-    types::map::Map,
+use crate::rpc::{
+    Api,
+    error::RpcError,
+    eth::{Json, blocks, calls, fees, json, logs, state},
+    params::{self, Args},
 };
+use crate::types::map::Map;
 use alloy_primitives::{Address, U64, keccak256};
 use serde_json::json as value;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,9 +1,7 @@
 //! Requests in numbers, and the port where Prometheus reads all metrics of the process.
 
-use crate::{
-    rpc::{Api, methods::METHODS},
-    runtime::metrics::Metrics,
-};
+use crate::rpc::{Api, methods::METHODS};
+use crate::runtime::metrics::Metrics;
 use prometheus_client::metrics::{
     counter::Counter, family::Family, gauge::Gauge, histogram::Histogram,
 };

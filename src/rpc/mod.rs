@@ -30,14 +30,12 @@ pub mod dispatch;
 pub mod http;
 pub mod server;
 
-use crate::{
-    rpc::{metrics::RpcMetrics, subscribe::Events, waiters::Waiters},
-    runtime::clock::Clock,
-    topology::seat::Seat,
-    types::{
-        ids::BlockNumber,
-        view::{ChainReader, PoolReader, ProofSource, Simulator},
-    },
+use crate::rpc::{metrics::RpcMetrics, subscribe::Events, waiters::Waiters};
+use crate::runtime::clock::Clock;
+use crate::topology::seat::Seat;
+use crate::types::{
+    ids::BlockNumber,
+    view::{ChainReader, PoolReader, ProofSource, Simulator},
 };
 use std::{net::SocketAddr, sync::Arc};
 

@@ -1,6 +1,7 @@
 //! Parameters of a request: taken one by one from the JSON text, strictly, with geth's texts.
 
-use crate::{rpc::error::RpcError, types::view::BlockId};
+use crate::rpc::error::RpcError;
+use crate::types::view::BlockId;
 use alloy_primitives::{Address, B256, Bytes, U256, hex};
 use serde::{Deserialize, Deserializer, de};
 use serde_json::value::RawValue;

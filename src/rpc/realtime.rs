@@ -3,13 +3,11 @@
 //! Numbers are hex quantities and names have underscores, as MegaETH's clients expect; only the
 //! `nonce` of a state change is a plain number.
 
-use crate::{
-    rpc::convert::{self, At},
-    types::{
-        diff::{Account, AccountDiff},
-        mini_block::MiniBlock,
-        view::ChainReader,
-    },
+use crate::rpc::convert::{self, At};
+use crate::types::{
+    diff::{Account, AccountDiff},
+    mini_block::MiniBlock,
+    view::ChainReader,
 };
 use alloy_consensus::{ReceiptEnvelope, TxEnvelope};
 use alloy_primitives::{Address, B256, Signature, U256};

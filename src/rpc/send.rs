@@ -3,18 +3,16 @@
 //! Each send has two halves. The first hands the transaction to ingress and never waits, so that
 //! all entries of a batch are on the ring before the first answer; the second awaits the verdict.
 
-use crate::{
-    rpc::{
-        Api,
-        error::RpcError,
-        eth::{Json, blocks},
-        params::{self, Args},
-        waiters::Waiter,
-    },
-    types::{
-        flow::{Refusal, Submission},
-        view::{BlockId, Place},
-    },
+use crate::rpc::{
+    Api,
+    error::RpcError,
+    eth::{Json, blocks},
+    params::{self, Args},
+    waiters::Waiter,
+};
+use crate::types::{
+    flow::{Refusal, Submission},
+    view::{BlockId, Place},
 };
 use alloy_primitives::{B256, Bytes, keccak256};
 use std::{sync::Arc, time::Duration};

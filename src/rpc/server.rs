@@ -1,16 +1,14 @@
 //! Starts and stops the servers on a runtime of their own, whose threads sit on the RPC's seats.
 
-use crate::{
-    rpc::{
-        Api, Backend, Facts, Settings,
-        dispatch::{DispatchLayer, Dispatcher},
-        http::HttpLayer,
-        metrics::{self, RpcMetrics},
-        subscribe::{self, Events},
-        waiters::Waiters,
-    },
-    runtime::{clock::Clock, metrics::Metrics, pin},
+use crate::rpc::{
+    Api, Backend, Facts, Settings,
+    dispatch::{DispatchLayer, Dispatcher},
+    http::HttpLayer,
+    metrics::{self, RpcMetrics},
+    subscribe::{self, Events},
+    waiters::Waiters,
 };
+use crate::runtime::{clock::Clock, metrics::Metrics, pin};
 use jsonrpsee::{
     core::RegisterMethodError,
     server::{

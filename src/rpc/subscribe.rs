@@ -4,26 +4,24 @@
 //! never waits. Each subscription reads it at its own pace; one that falls behind by more than the
 //! bound is ended with a reason. What is shown alike to all is put into JSON once.
 
-use crate::{
-    rpc::{
-        Api, convert,
-        error::RpcError,
-        eth::{
-            Json, json,
-            logs::{self, Filter},
-        },
-        params::{self, Args},
-        realtime,
-        waiters::Waiters,
+use crate::rpc::{
+    Api, convert,
+    error::RpcError,
+    eth::{
+        Json, json,
+        logs::{self, Filter},
     },
-    types::{
-        block::Block,
-        flow::ChainEvent,
-        ids::TimestampUs,
-        mini_block::MiniBlock,
-        transaction::SharedTransaction,
-        view::{BlockId, ChainReader, LogQuery},
-    },
+    params::{self, Args},
+    realtime,
+    waiters::Waiters,
+};
+use crate::types::{
+    block::Block,
+    flow::ChainEvent,
+    ids::TimestampUs,
+    mini_block::MiniBlock,
+    transaction::SharedTransaction,
+    view::{BlockId, ChainReader, LogQuery},
 };
 use alloy_primitives::Address;
 use jsonrpsee::{

@@ -1,7 +1,7 @@
 //! Synchronous sends that wait for their transaction to become durable.
 //!
-//! 1. register the hash  2. submit  3. the mini-block arrives and resolves it. In this order no
-//! wake-up can be lost.
+//! The hash is registered first, then the transaction is submitted; its mini-block resolves the
+//! wait. In this order no wake-up can be lost.
 
 use crate::types::{map::Map, mini_block::MiniBlock, view::Place};
 use alloy_primitives::B256;

@@ -375,10 +375,6 @@ impl Node {
         Self { chain, events, server: server.expect("a free port") }
     }
 
-    pub(crate) fn http(&self) -> String {
-        format!("http://{}", self.server.local_addr)
-    }
-
     pub(crate) fn ws(&self) -> String {
         format!("ws://{}", self.server.local_addr)
     }

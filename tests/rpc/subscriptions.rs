@@ -147,7 +147,7 @@ async fn what_cannot_be_subscribed_to_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_who_is_too_slow_is_told_and_others_go_on() {
     let node = Node::start();
-    // This client's library keeps only two notifications, and nobody takes them.
+    // A library with room, so that it is the node which finds the client too slow.
     let slow = WsClientBuilder::default()
         .max_buffer_capacity_per_subscription(1_000_000)
         .build(node.ws())

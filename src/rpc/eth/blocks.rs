@@ -1,18 +1,16 @@
 //! Blocks, transactions and receipts.
 
-use crate::{
-    rpc::{
-        Api,
-        convert::{self, At},
-        error::RpcError,
-        eth::{Json, json, null},
-        params::{self, Args},
-        realtime,
-    },
-    types::{
-        block::Block,
-        view::{BlockId, Place},
-    },
+use crate::rpc::{
+    Api,
+    convert::{self, At},
+    error::RpcError,
+    eth::{Json, json, null},
+    params::{self, Args},
+    realtime,
+};
+use crate::types::{
+    block::Block,
+    view::{BlockId, Place},
 };
 use alloy_consensus::ReceiptEnvelope;
 use alloy_primitives::{B256, U64};

@@ -1,14 +1,12 @@
 //! `eth_call` and `eth_estimateGas`.
 
-use crate::{
-    rpc::{
-        Api,
-        error::RpcError,
-        eth::{Json, json},
-        params::{self, Args, Data, Quantity, Quantity64},
-    },
-    types::view::{BlockId, CallOutcome, CallRequest},
+use crate::rpc::{
+    Api,
+    error::RpcError,
+    eth::{Json, json},
+    params::{self, Args, Data, Quantity, Quantity64},
 };
+use crate::types::view::{BlockId, CallOutcome, CallRequest};
 use alloy_eips::{eip2930::AccessList, eip7702::SignedAuthorization};
 use alloy_primitives::{Address, U64};
 use serde::Deserialize;

@@ -1,14 +1,12 @@
 //! What gas costs: price, tip, history.
 
-use crate::{
-    rpc::{
-        Api,
-        error::RpcError,
-        eth::{Json, json},
-        params::{self, Args},
-    },
-    types::{block::Block, view::BlockId},
+use crate::rpc::{
+    Api,
+    error::RpcError,
+    eth::{Json, json},
+    params::{self, Args},
 };
+use crate::types::{block::Block, view::BlockId};
 use alloy_primitives::{U64, U128};
 use serde::Serialize;
 

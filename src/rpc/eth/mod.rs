@@ -6,14 +6,12 @@ pub mod fees;
 pub mod logs;
 pub mod state;
 
-use crate::{
-    rpc::{Api, convert::UNSEALED_HASH, error::RpcError},
-    types::{
-        block::Block,
-        ids::BlockNumber,
-        mini_block::{BlockEnvironment, MiniBlock},
-        view::{BlockId, StateView},
-    },
+use crate::rpc::{Api, convert::UNSEALED_HASH, error::RpcError};
+use crate::types::{
+    block::Block,
+    ids::BlockNumber,
+    mini_block::{BlockEnvironment, MiniBlock},
+    view::{BlockId, StateView},
 };
 use alloy_eips::eip1559::{BaseFeeParams, calc_next_block_base_fee};
 use alloy_primitives::{B256, keccak256};

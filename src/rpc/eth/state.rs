@@ -1,16 +1,14 @@
 //! Accounts: balance, nonce, code, storage, proofs.
 
-use crate::{
-    rpc::{
-        Api,
-        error::RpcError,
-        eth::{Json, json},
-        params::{self, Args},
-    },
-    types::{
-        diff::Account,
-        view::{AccountProof, BlockId},
-    },
+use crate::rpc::{
+    Api,
+    error::RpcError,
+    eth::{Json, json},
+    params::{self, Args},
+};
+use crate::types::{
+    diff::Account,
+    view::{AccountProof, BlockId},
 };
 use alloy_primitives::{Address, B256, Bytes, U64, U256};
 use serde::Serialize;
