@@ -31,8 +31,7 @@ pub mod http;
 pub mod server;
 
 use crate::rpc::{metrics::RpcMetrics, subscribe::Events, waiters::Waiters};
-use crate::runtime::clock::Clock;
-use crate::topology::seat::Seat;
+use crate::runtime::{clock::Clock, pin::Seat};
 use crate::types::{
     ids::BlockNumber,
     view::{ChainReader, PoolReader, ProofSource, Simulator},
