@@ -12,3 +12,4 @@ pub mod trie;
 pub mod block;
 pub mod mini_block;
 pub mod wal;
+pub mod rpc;

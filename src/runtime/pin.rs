@@ -1,6 +1,6 @@
 //! Threads on their seats: the only place that starts one.
 
-use crate::topology::seat::Seat;
+pub use crate::topology::seat::Seat;
 use core_affinity::CoreId;
 use std::{io, thread};
 
