@@ -28,6 +28,7 @@ pub enum Config {
     /// Print every setting, its value and where it came from
     #[command(after_help = SHOW_EXAMPLES)]
     Show {
+        /// Settings to lay over the defaults.
         #[command(flatten)]
         file: ConfigFile,
         /// Print JSON
