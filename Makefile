@@ -5,14 +5,15 @@ SHELL := /bin/bash
 .PHONY: help run test check bench vectors setup setup-test
 
 CARGO ?= cargo
+# Where rustup puts cargo, for a shell that was opened before.
+export PATH := $(PATH):$(HOME)/.cargo/bin
 RUST_MIN := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 # Arguments for `basalt dev` in `make run`, such as ARGS="--fresh --block-ms 500".
 ARGS ?=
 
 help: ## List the commands
 	@echo "make COMMAND"
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' \
-	    | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: setup ## Install what is missing, build in release mode, start `basalt dev` (ARGS="...")
 	$(CARGO) build --release --bin basalt

@@ -14,7 +14,7 @@ pub mod log;
 
 use crate::config::overlay::{Effective, Flag, Sources};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use std::{ffi::OsString, fs, io::Write, path::Path, process::ExitCode};
+use std::{ffi::OsString, fs, io::Write, path::Path};
 
 /// Done.
 pub const EXIT_DONE: u8 = 0;
@@ -153,15 +153,6 @@ pub fn run_process() -> Outcome {
     let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr().lock());
     let output = Output { out: &mut out, err: &mut err };
     run(std::env::args_os(), environment.collect(), output)
-}
-
-impl From<Outcome> for Option<ExitCode> {
-    fn from(outcome: Outcome) -> Self {
-        match outcome {
-            Outcome::Exit(code) => Some(ExitCode::from(code)),
-            Outcome::Start(_) => None,
-        }
-    }
 }
 
 fn refuse_usage(error: &clap::Error, output: &mut Output<'_>) -> u8 {

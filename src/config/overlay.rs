@@ -62,6 +62,9 @@ pub struct Setting {
 ///
 /// # Errors
 /// Lists every fault of every layer.
+///
+/// # Panics
+/// Where a flag names a key that is not in `KEYS`: a fault of the program, not of its user.
 pub fn effective(sources: &Sources) -> Result<Effective, ConfigError> {
     let mut layers = Layers::default();
     layers.file(None, MANUAL);
