@@ -45,7 +45,7 @@ Commands:
 
 Options:
       --log-format <FORM>  Form of the log on standard error [possible values: text, json]
-  -h, --help               Print help
+  -h, --help               Print help (see more with '--help')
   -V, --version            Print version
 
 Examples:

@@ -36,7 +36,7 @@ Exit codes: 0 done, 1 failed, 2 called wrongly.";
 
 /// An Ethereum layer-2 node: durable mini-blocks every 10 ms, a sealed block every second.
 #[derive(Debug, Parser)]
-#[command(name = "basalt", version, after_help = EXAMPLES, max_term_width = 100)]
+#[command(name = "basalt", version, after_help = EXAMPLES, term_width = 100)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
 pub struct Arguments {
     /// What to do.
