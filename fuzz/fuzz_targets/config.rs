@@ -14,9 +14,10 @@ fuzz_target!(|data: (u8, &str)| {
     let home = ("HOME".to_owned(), "/home/fuzz".to_owned());
     let plain = Sources { environment: vec![home.clone()], ..Sources::default() };
     let key = KEYS[usize::from(selector) % KEYS.len()];
-    let by_file = Sources { file: Some(("fuzz.toml".to_owned(), text.to_owned())), ..plain.clone() };
-    let by_variable =
-        Sources { environment: vec![home, (key.variable(), text.to_owned())], ..plain.clone() };
+    let file = Some(("fuzz.toml".to_owned(), text.to_owned()));
+    let by_file = Sources { file, ..plain.clone() };
+    let environment = vec![home, (key.variable(), text.to_owned())];
+    let by_variable = Sources { environment, ..plain.clone() };
     for sources in [by_file, by_variable] {
         match effective(&sources) {
             Ok(effective) => assert_eq!(effective.settings.len(), KEYS.len()),
