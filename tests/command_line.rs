@@ -19,7 +19,7 @@ fn basalt_in(arguments: &[&str], environment: &[(&str, &str)]) -> Answer {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let output = Output { out: &mut out, err: &mut err };
     let outcome = run(arguments.map(OsString::from), environment.collect(), output);
-    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let text = |bytes| String::from_utf8(bytes).expect("answers are UTF-8");
     Answer { outcome, out: text(out), err: text(err) }
 }
 
