@@ -13,3 +13,7 @@ pub mod block;
 pub mod mini_block;
 pub mod wal;
 pub mod rpc;
+pub mod config;
+pub mod topology;
+pub mod runtime;
+pub mod cli;

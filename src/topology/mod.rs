@@ -4,3 +4,6 @@
 //! seat a stage. `plan` is pure: any machine can be planned on any other.
 
 pub mod seat;
+pub mod hardware;
+pub mod plan;
+pub mod show;

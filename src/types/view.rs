@@ -248,7 +248,8 @@ pub enum CallOutcome {
         /// Gas used.
         gas_used: u64,
     },
-    /// It could not start: Ethereum's usual text, such as "insufficient funds for gas * price + value".
+    /// It could not start: Ethereum's usual text, such as "insufficient funds for gas * price +
+    /// value".
     Invalid(String),
 }
 

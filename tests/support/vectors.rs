@@ -55,6 +55,8 @@ impl Tally {
             self.failures.len(),
             shown.join("\n")
         );
+        let failed = self.failures.len();
+        assert!(failed == 0, "{suite}: {failed} failed\n{}", shown.join("\n"));
         assert!(self.ran > 0, "{suite}: not one case ran");
     }
 }

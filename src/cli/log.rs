@@ -1,0 +1,13 @@
+//! The log: structured lines on standard error, for people or for machines.
+
+use crate::config::schema::Log;
+use tracing_subscriber::{EnvFilter, fmt};
+
+/// Starts the log of this process. A second call changes nothing.
+pub fn start(log: &Log) {
+    let builder = fmt().with_env_filter(EnvFilter::new(&log.level)).with_writer(std::io::stderr);
+    let started = if log.json { builder.json().try_init() } else { builder.try_init() };
+    if let Err(error) = started {
+        tracing::debug!(%error, "the log runs already");
+    }
+}
