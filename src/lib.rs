@@ -2,18 +2,19 @@
 
 pub mod types;
 pub mod crypto;
-pub mod topology;
-pub mod runtime;
-pub mod ingress;
-pub mod ordering;
-pub mod execution;
-pub mod state;
-pub mod trie;
-pub mod block;
-pub mod mini_block;
-pub mod wal;
-pub mod rpc;
 pub mod config;
 pub mod topology;
 pub mod runtime;
+
+pub mod rpc;
+pub mod ingress;
+pub mod ordering;
+pub mod execution;
+pub mod mini_block;
+pub mod wal;
+pub mod state;
+pub mod trie;
+pub mod block;
+
+pub mod node;
 pub mod cli;

@@ -87,6 +87,7 @@ pub fn banner(
     metrics: Option<SocketAddr>,
     chain_id: u64,
     accounts: &[(Address, B256)],
+    funded: usize,
 ) -> String {
     let mut text = format!("JSON-RPC   http://{rpc}   ws://{rpc}\n");
     if let Some(metrics) = metrics {
@@ -100,7 +101,7 @@ pub fn banner(
     for (index, (address, key)) in accounts.iter().take(ACCOUNTS_SHOWN_MAX).enumerate() {
         text.push_str(&format!("  {index:>3}  {address}  {key}\n"));
     }
-    if let Some(more @ 1..) = accounts.len().checked_sub(ACCOUNTS_SHOWN_MAX) {
+    if let Some(more @ 1..) = funded.checked_sub(accounts.len()) {
         text.push_str(&format!("       and {more} more\n"));
     }
     text
@@ -114,7 +115,7 @@ mod tests {
     fn the_banner_lists_ten_accounts_and_counts_the_rest() {
         let address = "127.0.0.1:8545".parse().unwrap();
         let accounts = vec![(Address::ZERO, B256::ZERO); 12];
-        let text = banner(address, None, 31_337, &accounts);
+        let text = banner(address, None, 31_337, &accounts[..10], 12);
         assert!(text.contains("http://127.0.0.1:8545"), "{text}");
         assert!(text.contains("and 2 more"), "{text}");
         assert_eq!(text.matches("0x0000000000000000000000000000000000000000 ").count(), 10);

@@ -81,9 +81,8 @@ pub fn write(
         Ok(trie.apply(0, diff)?)
     };
     let chunks = genesis::chunks(genesis, &[]);
-    let written = genesis::initialise(environment, archive, chunks, &mut apply, |root| {
-        header(genesis, root)
-    });
+    let written =
+        genesis::initialise(environment, archive, chunks, &mut apply, |root| header(genesis, root));
     let checkpoint = written.map_err(NodeError::of)?;
     tracing::info!(accounts = count, hash = %checkpoint.hash, "genesis stands");
     Ok(())
@@ -103,7 +102,9 @@ fn header(genesis: &Genesis, state_root: B256) -> Header {
         extra_data: genesis.extra_data.clone(),
         mix_hash: genesis.mix_hash,
         nonce: genesis.nonce.into(),
-        base_fee_per_gas: genesis.base_fee_per_gas.map(|fee| u64::try_from(fee).unwrap_or(u64::MAX)),
+        base_fee_per_gas: genesis
+            .base_fee_per_gas
+            .map(|fee| u64::try_from(fee).unwrap_or(u64::MAX)),
         withdrawals_root: Some(EMPTY_ROOT_HASH),
         blob_gas_used: Some(0),
         excess_blob_gas: Some(0),

@@ -55,7 +55,8 @@ pub fn load_or_create(folder: &Path) -> Result<Signer, KeyError> {
             load(path)
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            create(folder, &path).map_err(|source| KeyError::File { path: path.clone(), source })?;
+            create(folder, &path)
+                .map_err(|source| KeyError::File { path: path.clone(), source })?;
             load(path)
         }
         Err(source) => Err(KeyError::File { path, source }),

@@ -12,17 +12,18 @@ use crate::{
     config::{chain_spec::ChainSpec, schema},
     mini_block::seal::{Link, verify},
     node::{NodeError, Settings, folders, genesis},
-    runtime::{clock::Clock, uring::writer::Form},
+    runtime::{clock::Clock, pin, uring::writer::Form},
     state::{
         archive::{
-            Archive, ArchiveConfig,
-            read::{self, Access, Requests},
+            self, Archive, ArchiveConfig,
+            read::{self, Access},
         },
         checkpoint::{self, Target},
         environment::{Environment, EnvironmentConfig, Identity, Opened},
         published::Published,
         snapshot::Snapshot,
     },
+    topology::seat::Stage,
     trie::root::{RootedBlock, StateTrie},
     types::{
         block::{BlockClose, SealedBlock},
@@ -59,8 +60,6 @@ pub struct Recovered {
     pub environment: Environment,
     /// The blocks.
     pub archive: Arc<Archive>,
-    /// For the thread that reads the archive.
-    pub archive_reads: Requests,
     /// The chain as clients see it.
     pub published: Arc<Published>,
     /// The snapshot of the newest checkpoint.
@@ -91,16 +90,14 @@ pub struct Recovered {
 /// Where the data folder is of another chain, damaged or unreadable.
 pub fn recover(settings: &Settings, clock: &Clock, readers: usize) -> Result<Recovered, NodeError> {
     let chain = &settings.config.chain;
-    let identity =
-        Identity { chain_id: chain.id, genesis: genesis::identity(chain)? };
+    let identity = Identity { chain_id: chain.id, genesis: genesis::identity(chain)? };
     let folder = settings.folder.as_path();
     let environment =
         Environment::open(&folder.join(folders::STATE), &EnvironmentConfig::default(), identity)
             .map_err(NodeError::of)?;
-    let (archive, archive_reads, opened) = open_archive(settings, &environment)?;
+    let (archive, opened) = open_archive(settings, &environment)?;
     let spec = genesis::spec(chain, 0)?;
-    let snapshot =
-        Arc::new(Snapshot::open(&environment, readers).map_err(NodeError::of)?);
+    let snapshot = Arc::new(Snapshot::open(&environment, readers).map_err(NodeError::of)?);
     let steady = Arc::new(AtomicU64::new(opened.checkpoint.block));
     let mut replay = open_log(settings, folder, &opened, &steady)?;
     let trie = StateTrie::new(Arc::clone(&snapshot) as _, settings.config.trie_cache_bytes)
@@ -128,7 +125,6 @@ pub fn recover(settings: &Settings, clock: &Clock, readers: usize) -> Result<Rec
         spec,
         environment,
         archive,
-        archive_reads,
         published,
         snapshot,
         log,
@@ -146,7 +142,7 @@ pub fn recover(settings: &Settings, clock: &Clock, readers: usize) -> Result<Rec
 fn open_archive(
     settings: &Settings,
     environment: &Environment,
-) -> Result<(Arc<Archive>, Requests, Opened), NodeError> {
+) -> Result<(Arc<Archive>, Opened), NodeError> {
     let (client, requests) = read::channel().map_err(NodeError::of)?;
     let folder = settings.folder.join(folders::ARCHIVE);
     let open = |covered, access| {
@@ -165,7 +161,9 @@ fn open_archive(
         }
     };
     let archive = open(Some(opened.position), Access::Thread(client))?;
-    Ok((Arc::new(archive), requests, opened))
+    let seat = settings.plan.seat(Stage::Archive);
+    pin::spawn(seat, move || archive::stage::run(requests, &folder)).map_err(NodeError::of)?;
+    Ok((Arc::new(archive), opened))
 }
 
 fn open_log(
@@ -205,12 +203,7 @@ struct Replayed {
 }
 
 impl Replayed {
-    fn new(
-        settings: &Settings,
-        opened: &Opened,
-        trie: StateTrie,
-        snapshot: Arc<Snapshot>,
-    ) -> Self {
+    fn new(settings: &Settings, opened: &Opened, trie: StateTrie, snapshot: Arc<Snapshot>) -> Self {
         let at = &opened.checkpoint;
         let link = Link { number: at.mini_block, hash: at.mini_block_hash };
         Self {
@@ -291,9 +284,8 @@ impl Replayed {
         archive: &Arc<Archive>,
         hashes: Vec<(u64, alloy_primitives::B256)>,
     ) -> Result<Arc<Published>, NodeError> {
-        let published =
-            Published::new(Arc::clone(&self.snapshot), Arc::clone(archive), hashes)
-                .map_err(NodeError::of)?;
+        let published = Published::new(Arc::clone(&self.snapshot), Arc::clone(archive), hashes)
+            .map_err(NodeError::of)?;
         let mut overlay = Overlay::default();
         for mini_block in &self.open {
             overlay.push(mini_block.environment.number, Arc::clone(&mini_block.diff));

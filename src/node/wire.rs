@@ -19,11 +19,7 @@ use crate::{
     ingress::pool::{Pool, PoolLimits},
     mini_block,
     mini_block::stage::MiniBlockMetrics,
-    node::{
-        NodeError, Settings, keys, recover,
-        recover::Recovered,
-        shutdown::End,
-    },
+    node::{NodeError, Settings, keys, recover, recover::Recovered, shutdown::End},
     ordering,
     ordering::{
         cut::{Intervals, Standing},
@@ -40,7 +36,6 @@ use crate::{
     },
     state,
     state::{
-        archive,
         policy::CheckpointPolicy,
         stage::{CheckpointSeat, Outlet},
     },
@@ -164,13 +159,8 @@ pub fn start(settings: Settings, end: Sender<End>) -> Result<Running, NodeError>
     let server = serve(&settings, &recovered, &shared, (&clock, &metrics))?;
     let chain_id = shared.rules.chain_id;
     let pool = Arc::clone(&shared.pool);
-    let mut threads = Threads {
-        plan: settings.plan.clone(),
-        end,
-        clock,
-        metrics,
-        started: Vec::new(),
-    };
+    let mut threads =
+        Threads { plan: settings.plan.clone(), end, clock, metrics, started: Vec::new() };
     let sign = Box::new(move |hash| signer.sign(hash));
     run_stages(&mut threads, &settings, recovered, shared, (rings, sign, readers))?;
     Ok(Running {
@@ -214,10 +204,8 @@ fn share(settings: &Settings, recovered: &Recovered, submissions: Producer<Submi
         per_sender_max: config.pool.transactions_per_sender_max,
         ..PoolLimits::default()
     };
-    let base = Checkpoint {
-        block: recovered.head.number,
-        source: Arc::clone(&recovered.snapshot) as _,
-    };
+    let base =
+        Checkpoint { block: recovered.head.number, source: Arc::clone(&recovered.snapshot) as _ };
     Shared {
         rules: Rules::osaka(recovered.spec.chain_id),
         fees: FeeRules {
@@ -301,7 +289,13 @@ fn run_stages(
 ) -> Result<(), NodeError> {
     let open = OpenBlock::resumed(&recovered.open, &shared.rules).map_err(NodeError::of)?;
     let parent = parent_block(&recovered);
-    run_ingress(threads, settings, &recovered, &shared, (rings.rpc_ingress, rings.ingress_ordering.0))?;
+    run_ingress(
+        threads,
+        settings,
+        &recovered,
+        &shared,
+        (rings.rpc_ingress, rings.ingress_ordering.0),
+    )?;
     let ports = (rings.ingress_ordering.1, rings.ordering_execution.0, rings.execution_ordering.1);
     run_ordering(threads, settings, &shared, (&parent, open.as_ref()), ports)?;
     let ports = execution::stage::Rings {
@@ -381,10 +375,7 @@ fn run_stages(
     };
     threads.run(Stage::Checkpoint, "checkpoint", move |_| {
         state::stage::run_checkpoint(&rings.state_checkpoint.1, &checkpoint)
-    })?;
-    let folder = settings.folder.join(crate::node::folders::ARCHIVE);
-    let reads = recovered.archive_reads;
-    threads.detach(Stage::Archive, move || archive::stage::run(reads, &folder))
+    })
 }
 
 fn parent_block(recovered: &Recovered) -> ParentBlock {
@@ -554,15 +545,6 @@ impl Threads {
         });
         self.started.push((name, thread.map_err(NodeError::of)?));
         Ok(())
-    }
-
-    /// Starts a thread that ends with the process: clients may ask it to the last.
-    fn detach(
-        &self,
-        stage: Stage,
-        work: impl FnOnce() + Send + 'static,
-    ) -> Result<(), NodeError> {
-        pin::spawn(self.plan.seat(stage), work).map(drop).map_err(NodeError::of)
     }
 }
 

@@ -49,12 +49,6 @@ impl Tally {
         let excluded = self.excluded.len();
         println!("{suite}: ran {}, passed {passed}, excluded {excluded}", self.ran);
         let shown: Vec<_> = self.failures.iter().take(20).cloned().collect();
-        assert!(
-            self.failures.is_empty(),
-            "{suite}: {} failed\n{}",
-            self.failures.len(),
-            shown.join("\n")
-        );
         let failed = self.failures.len();
         assert!(failed == 0, "{suite}: {failed} failed\n{}", shown.join("\n"));
         assert!(self.ran > 0, "{suite}: not one case ran");
