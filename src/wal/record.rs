@@ -51,9 +51,9 @@ pub enum Kind {
 /// ```
 ///
 /// A record's hash is xxh3-128 of its header, which holds the checksum of the payload and the hash
-/// before: so it chains over everything written so far. xxh3 runs near memory speed, where BLAKE3
-/// would cost about as much as encoding the record; it misses a torn write once in 2^128, where
-/// CRC-32C, the classic choice, does once in 2^32; and `twox-hash` is its maintained implementation
+/// before: so it chains over everything written so far. xxh3 takes 46 ns a transfer where encoding
+/// takes 160 (`what_does_fsync_cost`); it misses a torn write once in 2^128, where CRC-32C, the
+/// classic choice, does once in 2^32; and `twox-hash` is its maintained implementation
 /// in Rust, with a choice of instructions at run time. It guards against the disk, not against who
 /// can write to the directory: against them stand keccak hash and signature in the payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
