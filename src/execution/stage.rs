@@ -9,7 +9,6 @@ use crate::runtime::{
     metrics::{Metrics, StageMetrics},
     ring::{Consumer, Pop, Producer},
 };
-use crate::topology::seat::Stage;
 use crate::types::{
     flow::{Credit, Cut, Step},
     ids::BlockNumber,
@@ -59,10 +58,10 @@ impl FreshBase {
 }
 
 impl ExecutionMetrics {
-    /// Registers them.
-    pub fn new(metrics: &Metrics) -> Self {
+    /// Registers its own beside `stage`'s, which the wiring made.
+    pub fn new(metrics: &Metrics, stage: StageMetrics) -> Self {
         let own = Self {
-            stage: metrics.stage(Stage::Execution),
+            stage,
             gas: Counter::default(),
             transactions: Counter::default(),
             left_over: Counter::default(),
@@ -136,6 +135,7 @@ mod tests {
     use crate::runtime::ring::ring;
     use crate::types::{flow::Event, overlay::Overlay};
     use alloy_primitives::{Address, Bytes, U256};
+    use prometheus_client::metrics::gauge::Gauge;
 
     fn start(base: MemoryView) -> ExecutionStart {
         let parent = ParentBlock {
@@ -183,7 +183,13 @@ mod tests {
         };
         let metrics = Metrics::default();
         std::thread::scope(|scope| {
-            let own = ExecutionMetrics::new(&metrics);
+            let stage = StageMetrics {
+                items: Counter::default(),
+                busy: Counter::default(),
+                queue: Gauge::default(),
+                item_time: metrics.seconds("execution_item", "Time for one item."),
+            };
+            let own = ExecutionMetrics::new(&metrics, stage);
             let begun = start(base.clone());
             let stage = scope.spawn(move || run(rings, &Clock::manual(0), &own, &config, begun));
             for block in 1u64..4 {
