@@ -284,7 +284,6 @@ fn state_root(state: &Flat) -> B256 {
             balance: account.balance,
             storage_root: root::storage_root_unhashed(slots),
             code_hash: account.code_hash,
-            ..TrieAccount::default()
         };
         (*address, account)
     });

@@ -216,7 +216,7 @@ mod tests {
                 // A checkpoint after every block: nothing stays in the overlay but the next one.
                 assert!(step.overlay.account(&alice).is_some());
                 fresh_base.put(block, Arc::new(base.clone()));
-                hashes.push_wait((block, B256::with_last_byte(block as u8))).unwrap();
+                hashes.push_wait((block, B256::from(U256::from(block)))).unwrap();
             }
             drop(cuts);
             stage.join().unwrap().unwrap();
