@@ -49,12 +49,7 @@ impl Tally {
         let excluded = self.excluded.len();
         println!("{suite}: ran {}, passed {passed}, excluded {excluded}", self.ran);
         let shown: Vec<_> = self.failures.iter().take(20).cloned().collect();
-        assert!(
-            self.failures.is_empty(),
-            "{suite}: {} failed\n{}",
-            self.failures.len(),
-            shown.join("\n")
-        );
+        assert!(self.failures.is_empty(), "{suite}: {} failed\n{}", self.failures.len(), shown.join("\n"));
         assert!(self.ran > 0, "{suite}: not one case ran");
     }
 }
@@ -63,9 +58,9 @@ impl Tally {
 /// asked for. A folder named by `BASALT_VECTORS` that lacks the suite fails the test.
 pub fn suite(name: &str) -> Option<Vec<Vector>> {
     let named = std::env::var_os("BASALT_VECTORS").map(PathBuf::from);
-    let root = named
-        .clone()
-        .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/vectors"));
+    let root = named.clone().unwrap_or_else(|| {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/vectors")
+    });
     let (folder, archive) = (root.join(name), root.join(format!("{name}.tar.zst")));
     let mut found = if folder.is_dir() {
         from_folder(&folder)
