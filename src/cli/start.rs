@@ -1,6 +1,5 @@
 //! Runs a node: data folder, log, plan, banner, a line a block; until it ends.
-#![expect(clippy::print_stdout, reason = "a command line answers on standard output")]
-#![expect(clippy::print_stderr, reason = "and complains on standard error")]
+#![expect(clippy::print_stderr, reason = "a command line complains on standard error")]
 
 use crate::{
     cli::{EXIT_DONE, EXIT_FAILED, Kind, Start, data::DataDirectory, dev, log},

@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn a_hash_is_waited_for_and_a_missing_one_is_an_error() {
-        let mut coming = (5u64..8).map(|n| (n, B256::with_last_byte(n as u8)));
+        let mut coming = (5u64..8).map(|n| (n, B256::from(alloy_primitives::U256::from(n))));
         let mut hashes = BlockHashes::new(Box::new(move || coming.next()));
         let view = MemoryView::default();
         assert_eq!(hashes.get(6, &view).unwrap(), B256::with_last_byte(6));

@@ -236,7 +236,7 @@ fn only_who_reads_the_parents_hash_waits_for_it() {
     let count = Rc::clone(&asked);
     let next_hash = Box::new(move || {
         count.set(count.get() + 1);
-        Some((count.get(), B256::with_last_byte(count.get() as u8)))
+        Some((count.get(), B256::from(U256::from(count.get()))))
     });
     let mut worker = Worker::new(&config(), start(&base, genesis()), next_hash).unwrap();
     let mut state = base.clone();

@@ -9,7 +9,6 @@ use crate::runtime::{
     metrics::{Metrics, StageMetrics},
     ring::{Consumer, Pop, Producer},
 };
-use crate::topology::seat::Stage;
 use crate::types::{
     flow::{Credit, Cut, Step},
     ids::BlockNumber,
@@ -59,10 +58,10 @@ impl FreshBase {
 }
 
 impl ExecutionMetrics {
-    /// Registers them.
-    pub fn new(metrics: &Metrics) -> Self {
+    /// Registers its own beside `stage`'s, which the wiring made.
+    pub fn new(metrics: &Metrics, stage: StageMetrics) -> Self {
         let own = Self {
-            stage: metrics.stage(Stage::Execution),
+            stage,
             gas: Counter::default(),
             transactions: Counter::default(),
             left_over: Counter::default(),
@@ -136,6 +135,7 @@ mod tests {
     use crate::runtime::ring::ring;
     use crate::types::{flow::Event, overlay::Overlay};
     use alloy_primitives::{Address, Bytes, U256};
+    use prometheus_client::metrics::gauge::Gauge;
 
     fn start(base: MemoryView) -> ExecutionStart {
         let parent = ParentBlock {
@@ -183,7 +183,13 @@ mod tests {
         };
         let metrics = Metrics::default();
         std::thread::scope(|scope| {
-            let own = ExecutionMetrics::new(&metrics);
+            let stage = StageMetrics {
+                items: Counter::default(),
+                busy: Counter::default(),
+                queue: Gauge::default(),
+                item_time: metrics.seconds("execution_item", "Time for one item."),
+            };
+            let own = ExecutionMetrics::new(&metrics, stage);
             let begun = start(base.clone());
             let stage = scope.spawn(move || run(rings, &Clock::manual(0), &own, &config, begun));
             for block in 1u64..4 {
@@ -210,7 +216,7 @@ mod tests {
                 // A checkpoint after every block: nothing stays in the overlay but the next one.
                 assert!(step.overlay.account(&alice).is_some());
                 fresh_base.put(block, Arc::new(base.clone()));
-                hashes.push_wait((block, B256::with_last_byte(block as u8))).unwrap();
+                hashes.push_wait((block, B256::from(U256::from(block)))).unwrap();
             }
             drop(cuts);
             stage.join().unwrap().unwrap();

@@ -242,6 +242,7 @@ impl Store {
             }
             diff.accounts.insert(address, AccountDiff { account: hot.account, wiped, storage });
         }
+        #[expect(clippy::iter_over_hash_type, reason = "only the cache sees the order")]
         for (hash, code) in std::mem::take(&mut self.fresh_codes) {
             self.keep_code(hash, code);
         }

@@ -156,7 +156,7 @@ mod tests {
         for (at, (offset, bytes)) in DEPOSIT_PARTS.into_iter().enumerate() {
             data[at * 32 + 24..at * 32 + 32].copy_from_slice(&(offset as u64).to_be_bytes());
             data[offset + 24..offset + 32].copy_from_slice(&(bytes as u64).to_be_bytes());
-            data[offset + 32..offset + 32 + bytes].fill(at as u8 + 1);
+            data[offset + 32..offset + 32 + bytes].fill(u8::try_from(at).unwrap() + 1);
         }
         data
     }

@@ -30,13 +30,14 @@ use crate::{
     rpc::{server::RunningServer, subscribe::Events},
     runtime::{
         clock::Clock,
-        metrics::Metrics,
+        metrics::{Metrics, StageMetrics},
         pin,
         ring::{Consumer, Producer, ring},
     },
     state,
     state::{
         policy::CheckpointPolicy,
+        published::Published,
         stage::{CheckpointSeat, Outlet},
     },
     topology::{
@@ -45,7 +46,7 @@ use crate::{
     },
     trie,
     trie::{
-        root::RootedBlock,
+        root::{RootedBlock, StateTrie},
         service::{Checkpoint, ProofService},
     },
     types::{
@@ -57,7 +58,7 @@ use crate::{
         view::{BlockId, ChainReader as _, Settlement},
     },
     wal,
-    wal::stage::WalMetrics,
+    wal::{log::Log, segment::Preparer, stage::WalMetrics},
 };
 use alloy_primitives::{Address, B256, Bytes};
 use crossbeam_channel::{Receiver, Sender};
@@ -127,20 +128,27 @@ struct Shared {
     emit: Arc<dyn Fn(ChainEvent) + Send + Sync>,
 }
 
+/// Where a stage takes from, and where it puts to.
+type Link<T> = (Consumer<T>, Producer<T>);
+/// Both ends of a ring.
+type Ring<T> = (Producer<T>, Consumer<T>);
+/// Height and hash of a sealed block.
+type SealedHash = (BlockNumber, B256);
+
 /// The ends of all rings.
 struct Rings {
     rpc_ingress: Consumer<Submission>,
-    ingress_ordering: (Producer<SharedTransaction>, Consumer<SharedTransaction>),
-    ordering_execution: (Producer<Cut>, Consumer<Cut>),
-    execution_ordering: (Producer<Credit>, Consumer<Credit>),
-    execution_mini_block: (Producer<Step>, Consumer<Step>),
-    mini_block_wal: (Producer<Step>, Consumer<Step>),
-    wal_state: (Producer<Step>, Consumer<Step>),
-    state_trie: (Producer<ClosedBlock>, Consumer<ClosedBlock>),
-    trie_block: (Producer<RootedBlock>, Consumer<RootedBlock>),
-    block_state: (Producer<SealedBlock>, Consumer<SealedBlock>),
-    state_checkpoint: (Producer<SealedBlock>, Consumer<SealedBlock>),
-    block_execution: (Producer<(BlockNumber, B256)>, Consumer<(BlockNumber, B256)>),
+    ingress_ordering: Ring<SharedTransaction>,
+    ordering_execution: Ring<Cut>,
+    execution_ordering: Ring<Credit>,
+    execution_mini_block: Ring<Step>,
+    mini_block_wal: Ring<Step>,
+    wal_state: Ring<Step>,
+    state_trie: Ring<ClosedBlock>,
+    trie_block: Ring<RootedBlock>,
+    block_state: Ring<SealedBlock>,
+    state_checkpoint: Ring<SealedBlock>,
+    block_execution: Ring<SealedHash>,
 }
 
 /// Recovers the chain, starts the servers, then every stage.
@@ -161,7 +169,7 @@ pub fn start(settings: Settings, end: Sender<End>) -> Result<Running, NodeError>
     let pool = Arc::clone(&shared.pool);
     let mut threads =
         Threads { plan: settings.plan.clone(), end, clock, metrics, started: Vec::new() };
-    let sign = Box::new(move |hash| signer.sign(hash));
+    let sign: Sign = Box::new(move |hash| signer.sign(hash));
     run_stages(&mut threads, &settings, recovered, shared, (rings, sign, readers))?;
     Ok(Running {
         rpc_address: server.local_addr,
@@ -279,7 +287,7 @@ fn serve(
 
 type Sign = Box<dyn Fn(B256) -> alloy_primitives::Signature + Send>;
 
-/// One call a stage, in the order of a transaction's path.
+/// One call a part of the path, in a transaction's order.
 fn run_stages(
     threads: &mut Threads,
     settings: &Settings,
@@ -289,14 +297,9 @@ fn run_stages(
 ) -> Result<(), NodeError> {
     let open = OpenBlock::resumed(&recovered.open, &shared.rules).map_err(NodeError::of)?;
     let parent = parent_block(&recovered);
-    run_ingress(
-        threads,
-        settings,
-        &recovered,
-        &shared,
-        (rings.rpc_ingress, rings.ingress_ordering.0),
-    )?;
-    let ports = (rings.ingress_ordering.1, rings.ordering_execution.0, rings.execution_ordering.1);
+    let (admitted, to_ordering) = (rings.ingress_ordering.1, rings.ingress_ordering.0);
+    run_ingress(threads, settings, &recovered, &shared, (rings.rpc_ingress, to_ordering))?;
+    let ports = (admitted, rings.ordering_execution.0, rings.execution_ordering.1);
     run_ordering(threads, settings, &shared, (&parent, open.as_ref()), ports)?;
     let ports = execution::stage::Rings {
         cuts: rings.ordering_execution.1,
@@ -306,63 +309,31 @@ fn run_stages(
         fresh_base: Arc::clone(&shared.fresh_base),
     };
     run_execution(threads, &recovered, &shared, (parent, open), ports)?;
-    let link = recovered.link;
-    threads.run(Stage::MiniBlock, "mini_block", move |at| {
-        let metrics = MiniBlockMetrics::new(&at.metrics, at.metrics.stage(Stage::MiniBlock));
-        let input = rings.execution_mini_block.1.seated(&at.seat);
-        let start = mini_block::stage::Start { link, sign };
-        mini_block::stage::run(start, &input, &rings.mini_block_wal.0, &at.clock, &metrics)
-    })?;
-    let (log, preparer) = (recovered.log, recovered.preparer);
-    threads.run(Stage::Checkpoint, "segments", move |_| -> Result<(), NodeError> {
-        preparer.run();
-        Ok(())
-    })?;
-    threads.run(Stage::Wal, "wal", move |at| {
-        let metrics = WalMetrics::new(&at.metrics, at.metrics.stage(Stage::Wal));
-        let input = rings.mini_block_wal.1.seated(&at.seat);
-        wal::stage::run(log, &input, &rings.wal_state.0, &at.clock, &metrics)
-    })?;
-    let published = Arc::clone(&recovered.published);
-    let (pool, emit) = (Arc::clone(&shared.pool), Arc::clone(&shared.emit));
+    let start = mini_block::stage::Start { link: recovered.link, sign };
+    let steps = (rings.execution_mini_block.1, rings.mini_block_wal.0);
+    run_mini_block(threads, start, steps)?;
+    let steps = (rings.mini_block_wal.1, rings.wal_state.0);
+    run_log(threads, (recovered.log, recovered.preparer), steps)?;
+    let published = &recovered.published;
     let state_metrics = threads.metrics.stage(Stage::State);
-    let outlet = Outlet {
-        emit: Box::new(move |event| emit(event)),
-        clock: threads.clock.clone(),
-        metrics: state_metrics.clone(),
-    };
-    threads.run(Stage::State, "state", move |at| {
-        let input = rings.wal_state.1.seated(&at.seat);
-        state::stage::run_publish(&input, &rings.state_trie.0, &published, &*pool, &outlet)
-    })?;
-    let (trie, proofs) = (recovered.trie, Arc::clone(&shared.proofs));
+    let outlet = outlet(threads, &shared, &state_metrics);
+    let ports = (rings.wal_state.1, rings.state_trie.0);
+    run_publish(threads, published, &shared, outlet, ports)?;
     let ports = trie::stage::Ports { closed: rings.state_trie.1, rooted: rings.trie_block.0 };
-    threads.run(Stage::Trie, "trie", move |at| {
-        let metrics = at.metrics.stage(Stage::Trie);
-        trie::stage::run(trie, &proofs, ports, &at.clock, &metrics)
-    })?;
+    run_trie(threads, recovered.trie, &shared, ports)?;
     let start = block::stage::Start {
         parent: recovered.head,
         extra_data: Bytes::copy_from_slice(&settings.config.chain.extra_data),
         proofs: Arc::clone(&shared.proofs),
     };
-    let (rooted, sealed) = (rings.trie_block.1, rings.block_state.0);
-    let hashes = rings.block_execution.0;
-    threads.run(Stage::Block, "block", move |at| {
-        let metrics = at.metrics.stage(Stage::Block);
-        let ports = block::stage::Ports { rooted: rooted.seated(&at.seat), sealed, hashes };
-        block::stage::run(start, &ports, &at.clock, &metrics)
-    })?;
-    let (published, emit) = (Arc::clone(&recovered.published), Arc::clone(&shared.emit));
-    let outlet = Outlet {
-        emit: Box::new(move |event| emit(event)),
-        clock: threads.clock.clone(),
-        metrics: state_metrics,
+    let ports = block::stage::Ports {
+        rooted: rings.trie_block.1,
+        sealed: rings.block_state.0,
+        hashes: rings.block_execution.0,
     };
-    threads.run(Stage::State, "seal", move |_| {
-        let input = &rings.block_state.1;
-        state::stage::run_seal(input, &rings.state_checkpoint.0, &published, &outlet)
-    })?;
+    run_block(threads, start, ports)?;
+    let outlet = self::outlet(threads, &shared, &state_metrics);
+    run_seal(threads, published, outlet, (rings.block_state.1, rings.state_checkpoint.0))?;
     let checkpoint = CheckpointSeat {
         environment: recovered.environment,
         archive: recovered.archive,
@@ -373,8 +344,101 @@ fn run_stages(
         clock: threads.clock.clone(),
         metrics: threads.metrics.stage(Stage::Checkpoint),
     };
+    let sealed = rings.state_checkpoint.1;
     threads.run(Stage::Checkpoint, "checkpoint", move |_| {
-        state::stage::run_checkpoint(&rings.state_checkpoint.1, &checkpoint)
+        state::stage::run_checkpoint(&sealed, &checkpoint)
+    })
+}
+
+fn run_mini_block(
+    threads: &mut Threads,
+    start: mini_block::stage::Start,
+    (blank, sealed): Link<Step>,
+) -> Result<(), NodeError> {
+    threads.run(Stage::MiniBlock, "mini_block", move |at| {
+        let metrics = MiniBlockMetrics::new(&at.metrics, at.metrics.stage(Stage::MiniBlock));
+        let blank = blank.seated(&at.seat);
+        mini_block::stage::run(start, &blank, &sealed, &at.clock, &metrics)
+    })
+}
+
+/// The log, and beside it the thread that makes its segments ready.
+fn run_log(
+    threads: &mut Threads,
+    (log, preparer): (Log, Preparer),
+    (sealed, durable): Link<Step>,
+) -> Result<(), NodeError> {
+    threads.run(Stage::Checkpoint, "segments", move |_| -> Result<(), NodeError> {
+        preparer.run();
+        Ok(())
+    })?;
+    threads.run(Stage::Wal, "wal", move |at| {
+        let metrics = WalMetrics::new(&at.metrics, at.metrics.stage(Stage::Wal));
+        let sealed = sealed.seated(&at.seat);
+        wal::stage::run(log, &sealed, &durable, &at.clock, &metrics)
+    })
+}
+
+fn outlet(threads: &Threads, shared: &Shared, metrics: &StageMetrics) -> Outlet {
+    let emit = Arc::clone(&shared.emit);
+    Outlet {
+        emit: Box::new(move |event| emit(event)),
+        clock: threads.clock.clone(),
+        metrics: metrics.clone(),
+    }
+}
+
+fn run_publish(
+    threads: &mut Threads,
+    published: &Arc<Published>,
+    shared: &Shared,
+    outlet: Outlet,
+    (durable, closed): (Consumer<Step>, Producer<ClosedBlock>),
+) -> Result<(), NodeError> {
+    let (published, pool) = (Arc::clone(published), Arc::clone(&shared.pool));
+    threads.run(Stage::State, "state", move |at| {
+        let durable = durable.seated(&at.seat);
+        let closed = closed;
+        state::stage::run_publish(&durable, &closed, &published, &*pool, &outlet)
+    })
+}
+
+fn run_trie(
+    threads: &mut Threads,
+    trie: StateTrie,
+    shared: &Shared,
+    ports: trie::stage::Ports,
+) -> Result<(), NodeError> {
+    let proofs = Arc::clone(&shared.proofs);
+    threads.run(Stage::Trie, "trie", move |at| {
+        let metrics = at.metrics.stage(Stage::Trie);
+        trie::stage::run(trie, &proofs, ports, &at.clock, &metrics)
+    })
+}
+
+fn run_block(
+    threads: &mut Threads,
+    start: block::stage::Start,
+    mut ports: block::stage::Ports,
+) -> Result<(), NodeError> {
+    threads.run(Stage::Block, "block", move |at| {
+        ports.rooted = ports.rooted.seated(&at.seat);
+        let metrics = at.metrics.stage(Stage::Block);
+        block::stage::run(start, &ports, &at.clock, &metrics)
+    })
+}
+
+/// Shares the seat of `state`, so it must park.
+fn run_seal(
+    threads: &mut Threads,
+    published: &Arc<Published>,
+    outlet: Outlet,
+    (sealed, to_checkpoint): Link<SealedBlock>,
+) -> Result<(), NodeError> {
+    let published = Arc::clone(published);
+    threads.run(Stage::State, "seal", move |_| {
+        let (sealed, to_checkpoint) = (sealed, to_checkpoint);
+        state::stage::run_seal(&sealed, &to_checkpoint, &published, &outlet)
     })
 }
 
@@ -414,7 +478,7 @@ fn run_ingress(
             pool: Arc::clone(&shared.pool),
             newest: Arc::new(move || published.state(BlockId::Pending)),
             announce: Arc::clone(&shared.emit),
-            rules: rules.clone(),
+            rules,
             seats: seats.len(),
             clock: threads.clock.clone(),
             metrics: metrics.clone(),
