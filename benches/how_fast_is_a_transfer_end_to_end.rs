@@ -9,7 +9,6 @@
 #![expect(clippy::float_arithmetic, reason = "figures for people")]
 #![expect(clippy::print_stdout, reason = "the figures are the output")]
 #![expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small and positive")]
-#![expect(missing_docs, reason = "a program")]
 
 #[path = "../tests/support/client.rs"]
 mod client;
@@ -148,8 +147,17 @@ impl Peer {
             return None;
         };
         let accounts = options.senders.to_string();
-        let arguments = ["--port", "0", "--accounts", &accounts, "--balance", "10000"];
-        Some(Self { name: "anvil", program, arguments: arguments.map(str::to_owned).to_vec() })
+        // Mining at once, it leaves part of a burst of batches in its pool until the next
+        // transaction comes; with blocks of 0.1 s and room in them it takes all.
+        let arguments = [
+            ["--port", "0"],
+            ["--accounts", &accounts],
+            ["--balance", "10000"],
+            ["--block-time", "0.1"],
+            ["--gas-limit", "1000000000"],
+        ];
+        let arguments = arguments.concat().into_iter().map(str::to_owned).collect();
+        Some(Self { name: "anvil", program, arguments })
     }
 
     fn start(&self) -> io::Result<Node> {
