@@ -9,8 +9,9 @@
 pub mod keys;
 pub mod genesis;
 pub mod recover;
-pub mod wire;
 pub mod shutdown;
+pub mod threads;
+pub mod wire;
 
 use crate::{
     config::schema::Config,

@@ -19,7 +19,12 @@ use crate::{
     ingress::pool::{Pool, PoolLimits},
     mini_block,
     mini_block::stage::MiniBlockMetrics,
-    node::{NodeError, Settings, keys, recover, recover::Recovered, shutdown::End},
+    node::{
+        NodeError, Settings, keys, recover,
+        recover::Recovered,
+        shutdown::End,
+        threads::{self, Started, Threads},
+    },
     ordering,
     ordering::{
         cut::{Intervals, Standing},
@@ -31,7 +36,6 @@ use crate::{
     runtime::{
         clock::Clock,
         metrics::{Metrics, StageMetrics},
-        pin,
         ring::{Consumer, Producer, ring},
     },
     state,
@@ -40,10 +44,7 @@ use crate::{
         published::Published,
         stage::{CheckpointSeat, Outlet},
     },
-    topology::{
-        plan::Plan,
-        seat::{Seat, Stage},
-    },
+    topology::seat::{Seat, Stage},
     trie,
     trie::{
         root::{RootedBlock, StateTrie},
@@ -64,9 +65,7 @@ use alloy_primitives::{Address, B256, Bytes};
 use crossbeam_channel::{Receiver, Sender};
 use std::{
     net::SocketAddr,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::Ordering},
-    thread::JoinHandle,
     time::Duration,
 };
 
@@ -105,16 +104,7 @@ pub struct Running {
     pub sequencer: Address,
     server: RunningServer,
     pool: Arc<Pool>,
-    threads: Vec<(&'static str, JoinHandle<()>)>,
-}
-
-/// What all threads are started with.
-struct Threads {
-    plan: Plan,
-    end: Sender<End>,
-    clock: Clock,
-    metrics: Arc<Metrics>,
-    started: Vec<(&'static str, JoinHandle<()>)>,
+    threads: Vec<Started>,
 }
 
 /// What several stages share.
@@ -545,7 +535,7 @@ fn run_execution(
     };
     threads.run(Stage::Execution, "execution", move |at| {
         ports.cuts = ports.cuts.seated(&at.seat);
-        let metrics = ExecutionMetrics::new(&at.metrics);
+        let metrics = ExecutionMetrics::new(&at.metrics, at.metrics.stage(Stage::Execution));
         execution::stage::run(ports, &at.clock, &metrics, &config, start)
     })
 }
@@ -572,49 +562,6 @@ fn on_checkpoint(
     })
 }
 
-/// What a thread learns when it is seated.
-struct At {
-    seat: Seat,
-    clock: Clock,
-    metrics: Arc<Metrics>,
-}
-
-impl Threads {
-    fn run<E: std::fmt::Display>(
-        &mut self,
-        stage: Stage,
-        name: &'static str,
-        work: impl FnOnce(At) -> Result<(), E> + Send + 'static,
-    ) -> Result<(), NodeError> {
-        self.run_on(self.plan.seat(stage), name, work)
-    }
-
-    /// Starts a stage. An error or a panic in it ends the node.
-    fn run_on<E: std::fmt::Display>(
-        &mut self,
-        seat: Seat,
-        name: &'static str,
-        work: impl FnOnce(At) -> Result<(), E> + Send + 'static,
-    ) -> Result<(), NodeError> {
-        let at = At { seat, clock: self.clock.clone(), metrics: Arc::clone(&self.metrics) };
-        let end = self.end.clone();
-        let thread = pin::spawn(seat, move || {
-            let reason = match catch_unwind(AssertUnwindSafe(|| work(at))) {
-                Ok(Ok(())) => return,
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => "it panicked; the lines above say where".to_owned(),
-            };
-            tracing::error!(stage = name, reason, "a stage stopped");
-            drop(end.try_send(End::Fault { stage: name, reason }));
-        });
-        self.started.push((name, thread.map_err(NodeError::of)?));
-        Ok(())
-    }
-}
-
-/// How often the end of a thread is looked for.
-const LOOK_INTERVAL: Duration = Duration::from_millis(5);
-
 impl Running {
     /// Closes the door and waits until everything accepted is under a checkpoint.
     ///
@@ -623,20 +570,7 @@ impl Running {
     pub fn stop(self, ends: &Receiver<End>, limit: Duration) -> Result<(), NodeError> {
         self.server.stop();
         self.pool.close();
-        let mut waited = Duration::ZERO;
-        for (name, thread) in self.threads {
-            while !thread.is_finished() {
-                if let Ok(End::Fault { stage, reason }) = ends.try_recv() {
-                    return Err(NodeError(format!("stage {stage} stopped: {reason}")));
-                }
-                if waited > limit {
-                    let text = format!("stage {name} did not end in {limit:?}; the log is whole");
-                    return Err(NodeError(text));
-                }
-                std::thread::sleep(LOOK_INTERVAL);
-                waited += LOOK_INTERVAL;
-            }
-        }
+        threads::join(self.threads, ends, limit)?;
         tracing::info!("ended: everything accepted is durable");
         Ok(())
     }
