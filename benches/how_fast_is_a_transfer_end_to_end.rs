@@ -228,7 +228,8 @@ impl Peer {
             let [p50, p90, p99] = percentiles(&load::latency(&node, &mut accounts, (terms, pace))?);
             let (now, peak) = resident_mib(node.pid());
             println!(
-                "  minute {minute}: {now:.0} MiB resident (highest {peak:.0}), latency p50 {p50:.1} \
+                "  minute {minute}: {now:.0} MiB resident (highest {peak:.0}), latency \
+                 p50 {p50:.1} \
                  p90 {p90:.1} p99 {p99:.1} ms"
             );
         }

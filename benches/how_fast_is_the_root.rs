@@ -1,6 +1,7 @@
 //! How many account updates a second does the state root take in, on one core?
 //!
-//! `cargo bench --bench how_fast_is_the_root -- [--small] [--accounts N] [--updates N] [--rounds N]`
+//! `cargo bench --bench how_fast_is_the_root -- OPTIONS`, which are
+//! `[--small] [--accounts N] [--updates N] [--rounds N]`
 //!
 //! Blocks of random account changes go through `StateTrie::apply`, with a checkpoint after each,
 //! beside two others in the same run and by the same clock (CPU time of the thread): hashing

@@ -250,7 +250,8 @@ fn encoding(clock: &Clock, transfers: u64, rounds: u64) {
     std::hint::black_box(sum);
     let each = |us: u64| us as f64 * 1e3 / (rounds * transfers) as f64;
     println!(
-        "a record of {transfers} transfers, {} bytes: encoding {:.0} ns a transfer, checksum {:.1} ns",
+        "a record of {transfers} transfers, {} bytes: encoding {:.0} ns a transfer, \
+         checksum {:.1} ns",
         buffer.len(),
         each(encode_us),
         each(check_us),

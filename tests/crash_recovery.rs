@@ -87,7 +87,8 @@ fn every_receipt_a_client_was_given_survives_sigkill() {
         let restarted = restart.elapsed();
         witness.check(&node, false);
         println!(
-            "round {round}: killed after {alive:?}, {} receipts seen, back in {restarted:?}, {} blocks",
+            "round {round}: killed after {alive:?}, {} receipts seen, back in {restarted:?}, \
+             {} blocks",
             witness.seen.len() - before,
             witness.blocks.len(),
         );

@@ -1,17 +1,15 @@
 //! Runs a node: data folder, log, plan, banner, a line a block; until it ends.
 #![expect(clippy::print_stderr, reason = "a command line complains on standard error")]
 
-use crate::{
-    cli::{EXIT_DONE, EXIT_FAILED, Kind, Start, data::DataDirectory, dev, log},
-    config::schema::Chain,
-    crypto::derive::Accounts,
-    node::{Node, NodeError, Settings, Watch},
-    topology::{
-        hardware::Machine,
-        plan::{Wants, plan},
-    },
-    types::{block::Block, flow::ChainEvent},
+use crate::cli::{EXIT_DONE, EXIT_FAILED, Kind, Start, data::DataDirectory, dev, log};
+use crate::config::schema::Chain;
+use crate::crypto::derive::Accounts;
+use crate::node::{Node, NodeError, Settings, Watch};
+use crate::topology::{
+    hardware::Machine,
+    plan::{Wants, plan},
 };
+use crate::types::{block::Block, flow::ChainEvent};
 use alloy_primitives::{Address, B256};
 use std::{
     io::{self, Write as _},

@@ -1,13 +1,11 @@
 //! The first state and block 0, from the genesis that the configuration names.
 
-use crate::{
-    config::{chain_spec::ChainSpec, schema::Chain},
-    crypto::derive::Accounts,
-    node::NodeError,
-    state::{archive::Archive, environment::Environment, genesis},
-    trie::root::StateTrie,
-    types::view::NodeSource,
-};
+use crate::config::{chain_spec::ChainSpec, schema::Chain};
+use crate::crypto::derive::Accounts;
+use crate::node::NodeError;
+use crate::state::{archive::Archive, environment::Environment, genesis};
+use crate::trie::root::StateTrie;
+use crate::types::view::NodeSource;
 use alloy_consensus::{EMPTY_OMMER_ROOT_HASH, Header};
 use alloy_eips::eip7685::EMPTY_REQUESTS_HASH;
 use alloy_genesis::Genesis;

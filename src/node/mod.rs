@@ -13,12 +13,10 @@ pub mod shutdown;
 pub mod threads;
 pub mod wire;
 
-use crate::{
-    config::schema::Config,
-    node::{shutdown::End, wire::Running},
-    topology::plan::Plan,
-    types::flow::ChainEvent,
-};
+use crate::config::schema::Config;
+use crate::node::{shutdown::End, wire::Running};
+use crate::topology::plan::Plan;
+use crate::types::flow::ChainEvent;
 use alloy_primitives::Address;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 

@@ -7,35 +7,33 @@
 //!
 //! A hash or root that differs stops the node with the record's position: it never guesses.
 
-use crate::{
-    block::seal::{Head, seal},
-    config::{chain_spec::ChainSpec, schema},
-    mini_block::seal::{Link, verify},
-    node::{NodeError, Settings, folders, genesis},
-    runtime::{clock::Clock, pin, uring::writer::Form},
-    state::{
-        archive::{
-            self, Archive, ArchiveConfig,
-            read::{self, Access},
-        },
-        checkpoint::{self, Target},
-        environment::{Environment, EnvironmentConfig, Identity, Opened},
-        published::Published,
-        snapshot::Snapshot,
+use crate::block::seal::{Head, seal};
+use crate::config::{chain_spec::ChainSpec, schema};
+use crate::mini_block::seal::{Link, verify};
+use crate::node::{NodeError, Settings, folders, genesis};
+use crate::runtime::{clock::Clock, pin, uring::writer::Form};
+use crate::state::{
+    archive::{
+        self, Archive, ArchiveConfig,
+        read::{self, Access},
     },
-    topology::seat::Stage,
-    trie::root::{RootedBlock, StateTrie},
-    types::{
-        block::{BlockClose, SealedBlock},
-        flow::{ClosedBlock, Event},
-        mini_block::MiniBlock,
-        overlay::Overlay,
-    },
-    wal::{
-        log::Log,
-        replay::{self, Replay},
-        segment::Preparer,
-    },
+    checkpoint::{self, Target},
+    environment::{Environment, EnvironmentConfig, Identity, Opened},
+    published::Published,
+    snapshot::Snapshot,
+};
+use crate::topology::seat::Stage;
+use crate::trie::root::{RootedBlock, StateTrie};
+use crate::types::{
+    block::{BlockClose, SealedBlock},
+    flow::{ClosedBlock, Event},
+    mini_block::MiniBlock,
+    overlay::Overlay,
+};
+use crate::wal::{
+    log::Log,
+    replay::{self, Replay},
+    segment::Preparer,
 };
 use alloy_consensus::Header;
 use alloy_primitives::Bytes;

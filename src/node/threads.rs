@@ -1,12 +1,10 @@
 //! The threads of a node: each on its seat, each ending the node where it stops on a fault.
 
-use crate::{
-    node::{NodeError, shutdown::End},
-    runtime::{clock::Clock, metrics::Metrics, pin},
-    topology::{
-        plan::Plan,
-        seat::{Seat, Stage},
-    },
+use crate::node::{NodeError, shutdown::End};
+use crate::runtime::{clock::Clock, metrics::Metrics, pin};
+use crate::topology::{
+    plan::Plan,
+    seat::{Seat, Stage},
 };
 use crossbeam_channel::{Receiver, Sender};
 use std::{

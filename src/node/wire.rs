@@ -1,66 +1,66 @@
 //! The data-flow diagram in code: every ring, named producer_consumer, and every thread, once.
 //!
 //! ```text
-//! rpc ─▶ ingress ─▶ ordering ─▶ execution ─▶ mini_block ─▶ wal ─▶ state ─▶ trie ─▶ block ─▶ state ─▶ checkpoint
+//! rpc ─▶ ingress ─▶ ordering ─▶ execution ─▶ mini_block ─▶ wal ─▶ state ─▶ trie ─▶ block ─▶ state
+//!     ─▶ checkpoint
 //! ```
 
-use crate::{
-    block, execution,
-    execution::{
-        block::OpenBlock,
-        evm::Rules,
-        fees::{FeeRules, ParentBlock, next_base_fee},
-        simulate::CallSimulator,
-        stage::{ExecutionMetrics, FreshBase},
-        store::CacheLimits,
-        worker::{ExecutionConfig, ExecutionStart},
-    },
-    ingress,
-    ingress::pool::{Pool, PoolLimits},
-    mini_block,
-    mini_block::stage::MiniBlockMetrics,
-    node::{
-        NodeError, Settings, keys, recover,
-        recover::Recovered,
-        shutdown::End,
-        threads::{self, Started, Threads},
-    },
-    ordering,
-    ordering::{
-        cut::{Intervals, Standing},
-        policy::CutLimits,
-        stage::OrderingConfig,
-    },
-    rpc,
-    rpc::{server::RunningServer, subscribe::Events},
-    runtime::{
-        clock::Clock,
-        metrics::{Metrics, StageMetrics},
-        ring::{Consumer, Producer, ring},
-    },
-    state,
-    state::{
-        policy::CheckpointPolicy,
-        published::Published,
-        stage::{CheckpointSeat, Outlet},
-    },
-    topology::seat::{Seat, Stage},
-    trie,
-    trie::{
-        root::{RootedBlock, StateTrie},
-        service::{Checkpoint, ProofService},
-    },
-    types::{
-        block::SealedBlock,
-        flow::{ChainEvent, ClosedBlock, Credit, Cut, Step, Submission},
-        ids::BlockNumber,
-        limits::TRANSACTION_GAS_MAX,
-        transaction::SharedTransaction,
-        view::{BlockId, ChainReader as _, Settlement},
-    },
-    wal,
-    wal::{log::Log, segment::Preparer, stage::WalMetrics},
+use crate::block;
+use crate::execution;
+use crate::execution::{
+    block::OpenBlock,
+    evm::Rules,
+    fees::{FeeRules, ParentBlock, next_base_fee},
+    simulate::CallSimulator,
+    stage::{ExecutionMetrics, FreshBase},
+    store::CacheLimits,
+    worker::{ExecutionConfig, ExecutionStart},
 };
+use crate::ingress;
+use crate::ingress::pool::{Pool, PoolLimits};
+use crate::mini_block;
+use crate::mini_block::stage::MiniBlockMetrics;
+use crate::node::{
+    NodeError, Settings, keys, recover,
+    recover::Recovered,
+    shutdown::End,
+    threads::{self, Started, Threads},
+};
+use crate::ordering;
+use crate::ordering::{
+    cut::{Intervals, Standing},
+    policy::CutLimits,
+    stage::OrderingConfig,
+};
+use crate::rpc;
+use crate::rpc::{server::RunningServer, subscribe::Events};
+use crate::runtime::{
+    clock::Clock,
+    metrics::{Metrics, StageMetrics},
+    ring::{Consumer, Producer, ring},
+};
+use crate::state;
+use crate::state::{
+    policy::CheckpointPolicy,
+    published::Published,
+    stage::{CheckpointSeat, Outlet},
+};
+use crate::topology::seat::{Seat, Stage};
+use crate::trie;
+use crate::trie::{
+    root::{RootedBlock, StateTrie},
+    service::{Checkpoint, ProofService},
+};
+use crate::types::{
+    block::SealedBlock,
+    flow::{ChainEvent, ClosedBlock, Credit, Cut, Step, Submission},
+    ids::BlockNumber,
+    limits::TRANSACTION_GAS_MAX,
+    transaction::SharedTransaction,
+    view::{BlockId, ChainReader as _, Settlement},
+};
+use crate::wal;
+use crate::wal::{log::Log, segment::Preparer, stage::WalMetrics};
 use alloy_primitives::{Address, B256, Bytes};
 use crossbeam_channel::{Receiver, Sender};
 use std::{
@@ -87,8 +87,6 @@ const BLOCK_CHECKPOINT: usize = 16;
 const BLOCK_EXECUTION: usize = 64;
 /// Part of an interval that execution may take, percent: the rest is for the log and for noise.
 const DEADLINE_PERCENT: u64 = 90;
-/// Threads of the RPC for what may wait for the disk.
-const BLOCKING_THREADS: usize = 4;
 /// Threads that read state beside ingress and RPC: execution, trie, checkpoint, proofs.
 const OTHER_READERS: usize = 4;
 
@@ -150,7 +148,8 @@ pub fn start(settings: Settings, end: Sender<End>) -> Result<Running, NodeError>
     let metrics = Arc::new(Metrics::default());
     let signer = keys::load_or_create(&settings.folder).map_err(NodeError::of)?;
     let sequencer = signer.address();
-    let readers = settings.plan.seats.len() + BLOCKING_THREADS + OTHER_READERS;
+    let readers =
+        settings.plan.seats.len() + settings.config.rpc.calls_in_flight_max + OTHER_READERS;
     let recovered = recover::recover(&settings, &clock, readers)?;
     let (submissions, rings) = rings();
     let shared = share(&settings, &recovered, submissions);
@@ -241,8 +240,7 @@ fn serve(
             batch_max: limits.batch_max,
             connections_max: capped(limits.connections_max),
             subscriptions_max: capped(limits.subscriptions_per_connection_max),
-            blocking_threads: BLOCKING_THREADS,
-            blocking_queue_max: limits.calls_in_flight_max,
+            blocking_threads: limits.calls_in_flight_max,
             sync_timeout_ms: limits.sync_timeout_ms,
             sync_timeout_max_ms: limits.sync_timeout_max_ms,
             logs_max: limits.logs_max,
