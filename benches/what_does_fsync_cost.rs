@@ -178,6 +178,7 @@ fn blank(number: u64, parent_hash: B256, diff: Diff) -> MiniBlock {
         },
         index: number - 1,
         first_transaction: 0,
+        first_log: 0,
         timestamp_us: number,
         parent_hash,
         transactions: Vec::new(),

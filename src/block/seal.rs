@@ -79,11 +79,14 @@ pub fn seal(
     }
     let mut transactions = Vec::new();
     let mut receipts = Vec::new();
+    let mut logs = 0;
     for (place, mini_block) in (0u64..).zip(&mini_blocks) {
         agree(number, "height", number, mini_block.environment.number)?;
         agree(number, "place of a mini-block", place, mini_block.index)?;
         let first = count(transactions.len());
         agree(number, "place of a transaction", first, mini_block.first_transaction)?;
+        agree(number, "place of a log", logs, mini_block.first_log)?;
+        logs += mini_block.receipts.iter().map(|receipt| count(receipt.logs.len())).sum::<u64>();
         transactions.extend(mini_block.transactions.iter().cloned());
         receipts.extend(mini_block.receipts.iter().cloned());
         agree(number, "count of receipts", count(transactions.len()), count(receipts.len()))?;

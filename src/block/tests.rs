@@ -75,6 +75,8 @@ fn closed(counts: &[usize], requests: Vec<Bytes>) -> ClosedBlock {
             environment: environment(),
             index,
             first_transaction,
+            // Each transaction has one log.
+            first_log: first_transaction,
             timestamp_us: 0,
             parent_hash: B256::ZERO,
             gas_used: 21_000 * u64::try_from(*count).unwrap(),

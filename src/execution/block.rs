@@ -24,6 +24,8 @@ pub struct OpenBlock {
     pub mini_blocks: u64,
     /// Transactions so far.
     pub transactions: u64,
+    /// Logs so far.
+    pub logs: u64,
     /// Gas so far.
     pub gas_used: u64,
     /// Bytes of its transactions so far.
@@ -36,7 +38,15 @@ impl OpenBlock {
     /// A block without transactions.
     pub fn new(environment: BlockEnvironment) -> Self {
         let deposits = Vec::new();
-        Self { environment, mini_blocks: 0, transactions: 0, gas_used: 0, bytes: 0, deposits }
+        Self {
+            environment,
+            mini_blocks: 0,
+            transactions: 0,
+            logs: 0,
+            gas_used: 0,
+            bytes: 0,
+            deposits,
+        }
     }
 
     /// The open block that these durable mini-blocks, all that it has, lead to; `None` without
@@ -55,6 +65,7 @@ impl OpenBlock {
             open.gas_used += mini_block.gas_used;
             for (transaction, receipt) in mini_block.transactions.iter().zip(&mini_block.receipts) {
                 open.transactions += 1;
+                open.logs += u64::try_from(receipt.logs.len()).unwrap_or(u64::MAX);
                 open.bytes += transaction.block_bytes();
                 system::append_deposits(&mut open.deposits, &receipt.logs, rules)?;
             }

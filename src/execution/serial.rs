@@ -145,6 +145,7 @@ impl Run {
     ) -> Result<(), EngineError> {
         system::append_deposits(&mut block.deposits, &executed.logs, evm.rules())?;
         block.transactions += 1;
+        block.logs += u64::try_from(executed.logs.len()).unwrap_or(u64::MAX);
         block.bytes += transaction.block_bytes();
         block.gas_used += executed.gas_used;
         self.outcome.gas_used += executed.gas_used;

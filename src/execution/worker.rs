@@ -16,6 +16,7 @@ use crate::types::{
     ids::{BlockNumber, MiniBlockNumber, TimestampS, TimestampUs},
     mini_block::{BlockEnvironment, MiniBlock},
     overlay::Overlay,
+    receipt::Receipt,
     view::StateView,
 };
 use alloy_primitives::{B256, Signature, U256};
@@ -125,6 +126,7 @@ impl Worker {
             let mini_block = MiniBlock {
                 index: block.mini_blocks - 1,
                 first_transaction: block.transactions - count,
+                first_log: block.logs - log_count(&receipts),
                 transactions,
                 receipts,
                 diff,
@@ -192,6 +194,10 @@ impl Worker {
     }
 }
 
+fn log_count(receipts: &[Receipt]) -> u64 {
+    receipts.iter().map(|receipt| u64::try_from(receipt.logs.len()).unwrap_or(u64::MAX)).sum()
+}
+
 /// A mini-block without content: `mini_block` fills in what commits to it.
 fn blank(timestamp_us: TimestampUs, environment: BlockEnvironment) -> MiniBlock {
     MiniBlock {
@@ -199,6 +205,7 @@ fn blank(timestamp_us: TimestampUs, environment: BlockEnvironment) -> MiniBlock 
         environment,
         index: 0,
         first_transaction: 0,
+        first_log: 0,
         timestamp_us,
         parent_hash: B256::ZERO,
         transactions: Vec::new(),

@@ -105,11 +105,12 @@ pub fn verify(mini_block: &MiniBlock) -> Result<(), SealError> {
 /// 108 prev_randao         32
 /// 140 index                8
 /// 148 first_transaction    8
-/// 156 timestamp_us         8
-/// 164 gas_used             8
-/// 172 transaction_root    32  ordered trie of EIP-2718 encodings: hashes, signatures, all
-/// 204 receipt_root        32  ordered trie of EIP-2718 receipts: status, cumulative gas, logs
-/// 236 diff_digest         32  see `diff_digest`
+/// 156 first_log            8
+/// 164 timestamp_us         8
+/// 172 gas_used             8
+/// 180 transaction_root    32  ordered trie of EIP-2718 encodings: hashes, signatures, all
+/// 212 receipt_root        32  ordered trie of EIP-2718 receipts: status, cumulative gas, logs
+/// 244 diff_digest         32  see `diff_digest`
 /// ```
 ///
 /// So it commits to the content and the order of every transaction, to what each did, to the state
@@ -133,6 +134,7 @@ pub fn hash(mini_block: &MiniBlock) -> B256 {
     for value in [
         mini_block.index,
         mini_block.first_transaction,
+        mini_block.first_log,
         mini_block.timestamp_us,
         mini_block.gas_used,
     ] {
@@ -229,6 +231,7 @@ mod tests {
             environment,
             index: 0,
             first_transaction: 0,
+            first_log: 0,
             timestamp_us: 8,
             parent_hash: B256::ZERO,
             transactions: Vec::new(),
@@ -270,7 +273,7 @@ mod tests {
     #[test]
     fn whatever_is_changed_shows() {
         type Change = fn(&mut MiniBlock);
-        let changes: [Change; 18] = [
+        let changes: [Change; 19] = [
             |m| m.number += 1,
             |m| m.parent_hash.0[0] ^= 1,
             |m| m.environment.number += 1,
@@ -281,6 +284,7 @@ mod tests {
             |m| m.environment.prev_randao.0[0] ^= 1,
             |m| m.index += 1,
             |m| m.first_transaction += 1,
+            |m| m.first_log += 1,
             |m| m.timestamp_us += 1,
             |m| m.gas_used += 1,
             |m| m.transaction_root.0[0] ^= 1,

@@ -103,6 +103,7 @@ mod tests {
                 environment,
                 index: 0,
                 first_transaction: 0,
+                first_log: 0,
                 timestamp_us,
                 parent_hash: B256::ZERO,
                 transactions: Vec::new(),

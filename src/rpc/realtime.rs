@@ -7,7 +7,6 @@ use crate::rpc::convert::{self, At};
 use crate::types::{
     diff::{Account, AccountDiff},
     mini_block::MiniBlock,
-    view::ChainReader,
 };
 use alloy_consensus::{ReceiptEnvelope, TxEnvelope};
 use alloy_primitives::{Address, B256, Signature, U256};
@@ -45,9 +44,8 @@ impl From<&Signature> for ShownSignature {
 }
 
 /// A mini-block with whole transactions and receipts, whose block hash is all `ff`.
-pub fn mini_block(chain: &dyn ChainReader, mini: &MiniBlock) -> ShownMiniBlock {
+pub fn mini_block(mini: &MiniBlock) -> ShownMiniBlock {
     let at = At::open(&mini.environment);
-    let first_log = first_log(chain, mini);
     let numbered = (mini.first_transaction..).zip(&mini.transactions);
     ShownMiniBlock {
         block_number: U256::from(mini.environment.number),
@@ -62,33 +60,12 @@ pub fn mini_block(chain: &dyn ChainReader, mini: &MiniBlock) -> ShownMiniBlock {
             &mini.receipts,
             at,
             mini.first_transaction,
-            first_log,
+            mini.first_log,
         ),
         transaction_root: mini.transaction_root,
         receipt_root: mini.receipt_root,
         signature: ShownSignature::from(&mini.signature),
     }
-}
-
-/// Logs of the block before this mini-block: the index of its first log.
-pub fn first_log(chain: &dyn ChainReader, mini: &MiniBlock) -> u64 {
-    if mini.index == 0 || mini.receipts.iter().all(|receipt| receipt.logs.is_empty()) {
-        return 0;
-    }
-    let number = mini.environment.number;
-    let open = chain.open_mini_blocks();
-    let same_block = || open.iter().filter(|other| other.environment.number == number);
-    if same_block().any(|other| other.number == mini.number) {
-        return same_block()
-            .filter(|other| other.number < mini.number)
-            .map(|other| convert::log_count(&other.receipts))
-            .sum();
-    }
-    // The block was sealed in between: its receipts are at hand.
-    let sealed = chain.block(crate::types::view::BlockId::Number(number)).ok().flatten();
-    let before = usize::try_from(mini.first_transaction).unwrap_or(usize::MAX);
-    let earlier = sealed.as_ref().and_then(|block| block.receipts.get(..before));
-    earlier.map_or(0, convert::log_count)
 }
 
 /// An item of `stateChanges`: one account of one mini-block.

@@ -106,7 +106,7 @@ pub async fn receipt(api: &Arc<Api>, mut send: SyncSend) -> Result<Json, RpcErro
     if let Err(refusal) = admitted {
         // Sent before: it is durable already, or it waits and so do we.
         if let Some(place) = look_up(api, hash).await? {
-            return shown(api, place).await;
+            return shown(place).await;
         }
         if api.backend.pool.pending(&hash).is_none() {
             return Err(refusal);
@@ -115,7 +115,7 @@ pub async fn receipt(api: &Arc<Api>, mut send: SyncSend) -> Result<Json, RpcErro
         return Err(gap);
     }
     match timeout_at(send.deadline, &mut send.waiter.place).await {
-        Ok(Ok(place)) => shown(api, place).await,
+        Ok(Ok(place)) => shown(place).await,
         Ok(Err(_)) => Err(RpcError::server("the node is shutting down")),
         Err(_) => Err(late()),
     }
@@ -136,13 +136,12 @@ async fn look_up(api: &Arc<Api>, hash: B256) -> Result<Option<Place>, RpcError> 
     on_blocking_thread(move || Ok(shared.backend.chain.transaction(&hash)?)).await
 }
 
-async fn shown(api: &Arc<Api>, place: Place) -> Result<Json, RpcError> {
+async fn shown(place: Place) -> Result<Json, RpcError> {
     if let Place::Open(..) = place {
         // In memory, and one receipt: not worth a thread.
-        return blocks::receipt_at(api, &place)?.ok_or_else(RpcError::internal);
+        return blocks::receipt_at(&place)?.ok_or_else(RpcError::internal);
     }
-    let shared = Arc::clone(api);
-    let shown = on_blocking_thread(move || blocks::receipt_at(&shared, &place)).await?;
+    let shown = on_blocking_thread(move || blocks::receipt_at(&place)).await?;
     shown.ok_or_else(RpcError::internal)
 }
 

@@ -274,15 +274,14 @@ fn messages(api: &Api, topic: &Topic, item: &Item) -> Result<Vec<Json>, RpcError
             once(shared, || json(&convert::header(block)))
         }
         (Topic::MiniBlocks { .. }, Item::MiniBlock(mini, shared)) => {
-            once(shared, || json(&realtime::mini_block(chain, mini)))
+            once(shared, || json(&realtime::mini_block(mini)))
         }
         (Topic::MiniBlocks { heartbeat: true }, Item::Heartbeat(timestamp_us)) => {
             let number = chain.heads().mini_block;
             Ok(vec![json(&realtime::heartbeat(number, *timestamp_us))?])
         }
         (Topic::Logs { query, realtime: true }, Item::MiniBlock(mini, _)) => {
-            let first_log = realtime::first_log(chain, mini);
-            logs::open_logs(mini, query, first_log).iter().map(json).collect()
+            logs::open_logs(mini, query).iter().map(json).collect()
         }
         (Topic::Logs { query, realtime: false }, Item::Block(block, _)) => {
             logs::sealed_logs(block, query).iter().map(json).collect()

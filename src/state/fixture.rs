@@ -182,6 +182,7 @@ impl Chain {
             environment: environment_of(self.next),
             index: 0,
             first_transaction: before.map(|mini| mini.transactions.len() as u64).sum(),
+            first_log: 0,
             timestamp_us: 0,
             parent_hash: B256::ZERO,
             receipts: transactions.iter().map(|_| receipt(emitter, B256::ZERO)).collect(),

@@ -37,6 +37,8 @@ pub struct MiniBlock {
     pub index: u64,
     /// Place of its first transaction in the block.
     pub first_transaction: u64,
+    /// Place of its first log in the block.
+    pub first_log: u64,
     /// When ordering cut it.
     pub timestamp_us: TimestampUs,
     /// Hash of the mini-block before it, over block boundaries; zero for the first.

@@ -110,6 +110,7 @@ fn put_mini_block(out: &mut AlignedBuffer, mini_block: &MiniBlock) {
     put_environment(out, &mini_block.environment);
     put_u64(out, mini_block.index);
     put_u64(out, mini_block.first_transaction);
+    put_u64(out, mini_block.first_log);
     put_u64(out, mini_block.timestamp_us);
     put_u64(out, mini_block.gas_used);
     out.extend(mini_block.parent_hash.as_slice());
@@ -134,6 +135,7 @@ fn mini_block(reader: &mut Reader<'_>) -> Result<MiniBlock, DecodeError> {
         environment: environment(reader)?,
         index: reader.u64("the index")?,
         first_transaction: reader.u64("the first transaction")?,
+        first_log: reader.u64("the first log")?,
         timestamp_us: reader.u64("the timestamp")?,
         gas_used: reader.u64("the gas used")?,
         parent_hash: reader.hash("the parent's hash")?,

@@ -137,6 +137,7 @@ impl Chain {
             environment: environment(number),
             index: state.open.len() as u64,
             first_transaction: first,
+            first_log: first,
             timestamp_us: 1_700_000_000_000_000,
             parent_hash: B256::ZERO,
             receipts: (first..first + count).map(receipt).collect(),

@@ -6,7 +6,6 @@ use crate::rpc::{
     error::RpcError,
     eth::{Json, json, null},
     params::{self, Args},
-    realtime,
 };
 use crate::types::{
     block::Block,
@@ -177,7 +176,7 @@ pub(crate) fn receipt(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError> 
 /// Where the chain cannot be read.
 pub(crate) fn receipt_of(api: &Api, hash: &B256) -> Result<Option<Json>, RpcError> {
     match api.backend.chain.transaction(hash)? {
-        Some(place) => receipt_at(api, &place),
+        Some(place) => receipt_at(&place),
         None => Ok(None),
     }
 }
@@ -186,19 +185,18 @@ pub(crate) fn receipt_of(api: &Api, hash: &B256) -> Result<Option<Json>, RpcErro
 ///
 /// # Errors
 /// Where it cannot be put into JSON.
-pub(crate) fn receipt_at(api: &Api, place: &Place) -> Result<Option<Json>, RpcError> {
-    shown_receipt(api, place).map(|shown| json(&shown)).transpose()
+pub(crate) fn receipt_at(place: &Place) -> Result<Option<Json>, RpcError> {
+    shown_receipt(place).map(|shown| json(&shown)).transpose()
 }
 
-fn shown_receipt(api: &Api, place: &Place) -> Option<TransactionReceipt<ReceiptEnvelope<Log>>> {
+fn shown_receipt(place: &Place) -> Option<TransactionReceipt<ReceiptEnvelope<Log>>> {
     let (transactions, receipts, at, first_index, first_log, index) = match place {
         Place::Sealed(block, index) => {
             (&block.transactions, &block.receipts, At::sealed(block), 0, 0, *index)
         }
         Place::Open(mini, index) => {
-            let first_log = realtime::first_log(api.backend.chain.as_ref(), mini);
             let at = At::open(&mini.environment);
-            (&mini.transactions, &mini.receipts, at, mini.first_transaction, first_log, *index)
+            (&mini.transactions, &mini.receipts, at, mini.first_transaction, mini.first_log, *index)
         }
     };
     let (tx, receipt) = (transactions.get(index)?, receipts.get(index)?);
@@ -215,12 +213,10 @@ pub(crate) fn block_receipts(api: &Api, args: &mut Args<'_>) -> Result<Json, Rpc
         let open = api.open_block()?;
         let at = At::open(&open.environment);
         let mut shown = Vec::new();
-        let mut first_log = 0;
         for mini in &open.mini_blocks {
-            let first = mini.first_transaction;
+            let (first, first_log) = (mini.first_transaction, mini.first_log);
             let all = &mini.receipts;
             shown.extend(convert::receipts(&mini.transactions, all, at, first, first_log));
-            first_log += convert::log_count(all);
         }
         return json(&shown);
     }

@@ -128,10 +128,8 @@ pub(crate) fn get_logs(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcError>
         (None, None) => {}
     }
     if to.is_none() {
-        let mut first_log = 0;
         for mini in &api.open_block()?.mini_blocks {
-            found.extend(open_logs(mini, &filter.query, first_log));
-            first_log += convert::log_count(&mini.receipts);
+            found.extend(open_logs(mini, &filter.query));
         }
     }
     within_limit(api, &filter.query, found).and_then(|found| json(&found))
@@ -194,8 +192,9 @@ pub(crate) fn sealed_logs(block: &Block, query: &LogQuery) -> Vec<Log> {
     found
 }
 
-/// Fitting logs of a mini-block whose first log has this index in the block.
-pub(crate) fn open_logs(mini: &MiniBlock, query: &LogQuery, mut first_log: u64) -> Vec<Log> {
+/// Fitting logs of a mini-block.
+pub(crate) fn open_logs(mini: &MiniBlock, query: &LogQuery) -> Vec<Log> {
+    let mut first_log = mini.first_log;
     let at = At::open(&mini.environment);
     let mut found = Vec::new();
     let all = mini.transactions.iter().zip(&mini.receipts);
