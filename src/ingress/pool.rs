@@ -37,15 +37,12 @@ pub const PER_SENDER_MAX: usize = 1_024;
 pub const HELD_MAX: usize = 8_192;
 /// Memory of held transactions, a part of `POOL_BYTES_MAX`.
 pub const HELD_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Held transactions of one sender, at most.
-pub const HELD_PER_SENDER_MAX: usize = 128;
 /// A held transaction is forgotten after this time.
 pub const HELD_LIFETIME_US: u64 = 600_000_000;
 /// By how much a replacement must raise both fee cap and tip.
 pub const PRICE_BUMP_PERCENT: u128 = 10;
 
 const _: () = assert!(HELD_MAX < POOL_TRANSACTIONS_MAX && HELD_BYTES_MAX < POOL_BYTES_MAX);
-const _: () = assert!(HELD_PER_SENDER_MAX < PER_SENDER_MAX);
 /// The sum: what waits, and a hash, a sender and a map slot of each (128 bytes).
 const _: () = assert!(POOL_BYTES_MAX + POOL_TRANSACTIONS_MAX * 128 <= 200 * 1024 * 1024);
 
@@ -62,8 +59,6 @@ pub struct PoolLimits {
     pub held_max: usize,
     /// Memory of held transactions, bytes.
     pub held_bytes_max: usize,
-    /// Held transactions of one sender.
-    pub held_per_sender_max: usize,
     /// How long a transaction is held, microseconds.
     pub held_lifetime_us: u64,
 }
@@ -76,7 +71,6 @@ impl Default for PoolLimits {
             per_sender_max: PER_SENDER_MAX,
             held_max: HELD_MAX,
             held_bytes_max: HELD_BYTES_MAX,
-            held_per_sender_max: HELD_PER_SENDER_MAX,
             held_lifetime_us: HELD_LIFETIME_US,
         }
     }
@@ -113,14 +107,6 @@ pub enum PoolError {
     /// Too many of this sender.
     #[error("account limit exceeded: pooled {0} txs; wait until some are included")]
     SenderFull(usize),
-    /// Too many of this sender wait for an earlier nonce.
-    #[error("account limit exceeded: {held} txs wait for nonce {missing}; send that one first")]
-    SenderHeldFull {
-        /// Held ones.
-        held: usize,
-        /// The nonce that is missing.
-        missing: u64,
-    },
     /// No room in total.
     #[error("txpool is full")]
     Full,
@@ -294,10 +280,6 @@ impl Pool {
     fn check_held(&self, queue: &SenderQueue, entry: &Entry) -> Result<(), PoolError> {
         if queue.at(entry.nonce).is_some() {
             return Ok(());
-        }
-        let held = queue.held().count;
-        if held >= self.limits.held_per_sender_max {
-            return Err(PoolError::SenderHeldFull { held, missing: queue.released_to() });
         }
         let bytes = self.held_bytes.load(Ordering::Relaxed) + weight(&entry.tx);
         let count = self.held_count.load(Ordering::Relaxed) + 1;

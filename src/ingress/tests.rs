@@ -177,14 +177,13 @@ fn bounds_refuse_and_change_nothing() {
     let limits = PoolLimits {
         transactions_max: 4,
         per_sender_max: 3,
-        held_per_sender_max: 1,
+        held_max: 1,
         ..PoolLimits::default()
     };
     let bench = Bench::new(limits);
     let rich = account(0, RICH);
     assert_eq!(bench.enter(plain(2, 10, 1), &rich), Ok(Entered::Held));
-    let held = PoolError::SenderHeldFull { held: 1, missing: 0 };
-    assert_eq!(bench.enter(plain(3, 10, 1), &rich), Err(held));
+    assert_eq!(bench.enter(plain(3, 10, 1), &rich), Err(PoolError::Full));
     bench.enter(plain(0, 10, 1), &rich).unwrap();
     bench.enter(plain(1, 10, 1), &rich).unwrap();
     assert_eq!(bench.enter(plain(3, 10, 1), &rich), Err(PoolError::SenderFull(3)));
