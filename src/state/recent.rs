@@ -17,7 +17,7 @@ use std::{
 pub const RECENT_BLOCKS_MAX: usize = 128;
 /// Transactions of such blocks kept in memory at most; about 60 bytes of index each beside the
 /// transactions themselves.
-pub const RECENT_TRANSACTIONS_MAX: usize = 500_000;
+pub const RECENT_TRANSACTIONS_MAX: usize = 100_000;
 /// Block hashes kept in memory: more than any reader of an older snapshot can lack.
 pub const RECENT_HASHES_MAX: usize = 4_096;
 
