@@ -46,6 +46,17 @@ impl Stage {
         Self::Archive,
     ];
 
+    /// How it runs beside others on one core.
+    pub const fn pace(self) -> Pace {
+        match self {
+            Self::Ordering | Self::Execution | Self::MiniBlock | Self::Wal | Self::State => {
+                Pace::Prompt
+            }
+            Self::Rpc | Self::Ingress => Pace::Steady,
+            Self::Trie | Self::Block | Self::Checkpoint | Self::Archive => Pace::Behind,
+        }
+    }
+
     /// Its name in plans, metrics and thread names.
     pub const fn name(self) -> &'static str {
         match self {
@@ -62,6 +73,17 @@ impl Stage {
             Self::Archive => "archive",
         }
     }
+}
+
+/// What a stage asks of the scheduler where it shares its core with others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// Short work between the socket and the receipt: runs as soon as it is woken.
+    Prompt,
+    /// Long work on that path: gives way to what is prompt.
+    Steady,
+    /// Work behind the receipt, in great pieces: takes what the others leave.
+    Behind,
 }
 
 /// One thread's place.
