@@ -131,6 +131,7 @@ pub const KEYS: &[Key] = &[
     key("wal.durable_write", Kind::Choice(&["auto", "linked", "dsync", "pwrite"])),
     integer("checkpoint.blocks_max", 1, 3_600),
     integer("checkpoint.weight_max", 1_000, 100_000_000),
+    integer("checkpoint.bytes_max", MIB, 1_048_576 * MIB),
     integer("trie.cache_bytes", MIB, 1_048_576 * MIB),
     key("topology.rpc_seats", Kind::AutoOr { min: 1, max: SEATS_MAX }),
     key("topology.ingress_seats", Kind::AutoOr { min: 1, max: SEATS_MAX }),

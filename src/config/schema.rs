@@ -145,6 +145,8 @@ pub struct Checkpoint {
     pub blocks_max: u64,
     /// Entries of `Overlay::weight`.
     pub weight_max: usize,
+    /// Bytes of memory.
+    pub bytes_max: usize,
 }
 
 /// `[topology]`; `None` stands for `auto`.
@@ -212,6 +214,7 @@ impl Config {
             checkpoint: Checkpoint {
                 blocks_max: values.number("checkpoint.blocks_max"),
                 weight_max: values.count("checkpoint.weight_max"),
+                bytes_max: values.count("checkpoint.bytes_max"),
             },
             trie_cache_bytes: values.count("trie.cache_bytes"),
             topology: Topology {

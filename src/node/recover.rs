@@ -11,7 +11,7 @@ use crate::block::seal::{Head, seal};
 use crate::config::{chain_spec::ChainSpec, schema};
 use crate::mini_block::seal::{Link, verify};
 use crate::node::{NodeError, Settings, folders, genesis};
-use crate::runtime::{clock::Clock, pin, uring::writer::Form};
+use crate::runtime::{clock::Clock, memory, pin, uring::writer::Form};
 use crate::state::{
     archive::{
         self, Archive, ArchiveConfig,
@@ -90,11 +90,21 @@ pub fn recover(settings: &Settings, clock: &Clock, readers: usize) -> Result<Rec
     let chain = &settings.config.chain;
     let identity = Identity { chain_id: chain.id, genesis: genesis::identity(chain)? };
     let folder = settings.folder.as_path();
-    let environment =
+    let open = || {
         Environment::open(&folder.join(folders::STATE), &EnvironmentConfig::default(), identity)
-            .map_err(NodeError::of)?;
+            .map_err(NodeError::of)
+    };
+    let mut environment = open()?;
+    if environment.opened().map_err(NodeError::of)?.is_none() {
+        write_genesis(settings, &environment)?;
+        // Opened anew, the database no longer has all that was written mapped into memory.
+        drop(environment);
+        environment = open()?;
+    }
     let (archive, opened) = open_archive(settings, &environment)?;
-    let spec = genesis::spec(chain, 0)?;
+    let mut spec = genesis::spec(chain, 0)?;
+    // They are in the database; a million of them take 200 MB here.
+    spec.genesis.alloc.clear();
     let snapshot = Arc::new(Snapshot::open(&environment, readers).map_err(NodeError::of)?);
     let steady = Arc::new(AtomicU64::new(opened.checkpoint.block));
     let mut replay = open_log(settings, folder, &opened, &steady)?;
@@ -113,6 +123,7 @@ pub fn recover(settings: &Settings, clock: &Clock, readers: usize) -> Result<Rec
     let (log, preparer) = replay.finish(clock).map_err(NodeError::of)?;
     let published = chain.publish(&archive, opened.recent_hashes)?;
     let Replayed { trie, snapshot, head, header, link, overlay, open, .. } = chain;
+    memory::give_back();
     tracing::info!(
         block = head.number,
         mini_block = link.number,
@@ -137,28 +148,26 @@ pub fn recover(settings: &Settings, clock: &Clock, readers: usize) -> Result<Rec
     })
 }
 
+fn write_genesis(settings: &Settings, environment: &Environment) -> Result<(), NodeError> {
+    let folder = settings.folder.join(folders::ARCHIVE);
+    let archive = Archive::open(&folder, None, ArchiveConfig::default(), Access::Direct)
+        .map_err(NodeError::of)?;
+    let chain = &settings.config.chain;
+    let spec = genesis::spec(chain, chain.dev_accounts)?;
+    genesis::write(environment, &archive, &spec.genesis, settings.config.trie_cache_bytes)
+}
+
 fn open_archive(
     settings: &Settings,
     environment: &Environment,
 ) -> Result<(Arc<Archive>, Opened), NodeError> {
+    let opened = environment.opened().map_err(NodeError::of)?;
+    let opened = opened.ok_or_else(|| NodeError("genesis was written but is not there".into()))?;
     let (client, requests) = read::channel().map_err(NodeError::of)?;
     let folder = settings.folder.join(folders::ARCHIVE);
-    let open = |covered, access| {
-        Archive::open(&folder, covered, ArchiveConfig::default(), access).map_err(NodeError::of)
-    };
-    let opened = match environment.opened().map_err(NodeError::of)? {
-        Some(opened) => opened,
-        None => {
-            let archive = open(None, Access::Direct)?;
-            let chain = &settings.config.chain;
-            let spec = genesis::spec(chain, chain.dev_accounts)?;
-            let trie_bytes = settings.config.trie_cache_bytes;
-            genesis::write(environment, &archive, &spec.genesis, trie_bytes)?;
-            let opened = environment.opened().map_err(NodeError::of)?;
-            opened.ok_or_else(|| NodeError("genesis was written but is not there".into()))?
-        }
-    };
-    let archive = open(Some(opened.position), Access::Thread(client))?;
+    let (position, access) = (Some(opened.position), Access::Thread(client));
+    let archive = Archive::open(&folder, position, ArchiveConfig::default(), access)
+        .map_err(NodeError::of)?;
     let seat = settings.plan.seat(Stage::Archive);
     pin::spawn(seat, move || archive::stage::run(requests, &folder)).map_err(NodeError::of)?;
     Ok((Arc::new(archive), opened))

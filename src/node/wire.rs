@@ -543,6 +543,7 @@ fn policy(settings: &Settings) -> CheckpointPolicy {
     CheckpointPolicy {
         blocks_max: usize::try_from(checkpoint.blocks_max).unwrap_or(usize::MAX),
         weight_max: checkpoint.weight_max,
+        bytes_max: checkpoint.bytes_max,
         ..CheckpointPolicy::default()
     }
 }

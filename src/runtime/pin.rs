@@ -1,7 +1,7 @@
 //! Threads on their seats: the only place that starts one.
 
-pub use crate::topology::seat::Seat;
 use crate::topology::seat::Pace;
+pub use crate::topology::seat::Seat;
 use core_affinity::CoreId;
 use std::{io, thread};
 

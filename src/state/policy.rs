@@ -12,8 +12,11 @@ pub struct CheckpointPolicy {
     /// Blocks gathered at most. Hot accounts and upper trie nodes are then written once for all
     /// of them. Their bodies stay in memory until then.
     pub blocks_max: usize,
-    /// Entries gathered at most: bounds memory (about 200 bytes each) and the time of a commit.
+    /// Entries gathered at most: bounds the time of a commit.
     pub weight_max: usize,
+    /// Memory of what is gathered at most, bytes: bodies, diffs and rows of trie nodes (about a
+    /// kilobyte each). As much again may gather while a checkpoint is written.
+    pub bytes_max: usize,
     /// Microseconds that a start may take to replay what no checkpoint has.
     pub replay_us_max: u64,
     /// Microseconds that a sealed block waits for its checkpoint at most, so that the log's space
@@ -30,6 +33,7 @@ impl Default for CheckpointPolicy {
             light_weight_max: 20_000,
             blocks_max: 12,
             weight_max: 500_000,
+            bytes_max: 96 << 20,
             replay_us_max: 3_000_000,
             age_us_max: 15_000_000,
         }
@@ -43,6 +47,8 @@ pub struct Waiting {
     pub blocks: usize,
     /// Entries of their diffs.
     pub weight: usize,
+    /// Their memory, bytes.
+    pub bytes: usize,
     /// When the oldest of them came.
     pub since_us: TimestampUs,
     /// No further block has come yet.
@@ -56,6 +62,7 @@ pub fn due(policy: &CheckpointPolicy, waiting: &Waiting, now_us: TimestampUs) ->
         && ((waiting.idle && waiting.weight <= policy.light_weight_max)
             || waiting.blocks >= policy.blocks_max
             || waiting.weight >= policy.weight_max
+            || waiting.bytes >= policy.bytes_max
             || replay_us >= policy.replay_us_max
             || now_us.saturating_sub(waiting.since_us) >= policy.age_us_max)
 }
@@ -72,7 +79,7 @@ mod tests {
     fn a_quiet_chain_writes_after_every_block_and_a_busy_one_gathers() {
         let policy = CheckpointPolicy::default();
         let now = 1_000_000;
-        let one = Waiting { blocks: 1, weight: 10, since_us: now, idle: true };
+        let one = Waiting { blocks: 1, weight: 10, bytes: 1, since_us: now, idle: true };
         assert!(due(&policy, &one, now));
         assert!(!due(&policy, &Waiting { idle: false, ..one }, now));
         let busy = Waiting { weight: 50_000, ..one };
@@ -80,6 +87,7 @@ mod tests {
         assert!(due(&policy, &busy, now + policy.age_us_max));
         assert!(due(&policy, &Waiting { blocks: policy.blocks_max, ..busy }, now));
         assert!(due(&policy, &Waiting { weight: policy.weight_max, ..busy }, now));
+        assert!(due(&policy, &Waiting { bytes: policy.bytes_max, ..busy }, now));
         assert!(due(&policy, &Waiting { weight: 600_001, ..busy }, now));
         assert!(!due(&policy, &Waiting { blocks: 0, ..one }, now));
     }

@@ -29,8 +29,8 @@ use std::{
 
 /// Blocks behind the checkpoint whose states are kept at most.
 pub const UNDO_BLOCKS_MAX: usize = 128;
-/// Entries (accounts and slots) of all undo layers at most, about 100 bytes each: 200 MB.
-pub const UNDO_ENTRIES_MAX: usize = 2_000_000;
+/// Entries (accounts and slots) of all undo layers at most, about 100 bytes each: 50 MB.
+pub const UNDO_ENTRIES_MAX: usize = 500_000;
 
 type UndoLayers = VecDeque<(BlockNumber, Arc<Undo>)>;
 

@@ -144,6 +144,7 @@ pub fn run_checkpoint(
                     waiting = Waiting { since_us: seat.clock.now_us(), ..Waiting::default() };
                 }
                 waiting.weight += sealed.diff.weight();
+                waiting.bytes += sealed.memory_bytes();
                 blocks.push(sealed);
                 waiting.blocks = blocks.len();
             }

@@ -17,41 +17,38 @@ use std::sync::Arc;
 /// and so on, else the state after the newest of them.
 #[derive(Debug, Default)]
 pub struct Undo {
-    accounts: Map<Address, AccountUndo>,
-    weight: usize,
-}
-
-#[derive(Debug, Default)]
-struct AccountUndo {
-    account: Option<Account>,
-    storage: Map<U256, U256>,
+    /// In order of addresses: half of a map's memory, and read seldom.
+    accounts: Vec<(Address, Option<Account>)>,
+    /// In order of addresses and slots.
+    storage: Vec<((Address, U256), U256)>,
     /// Where the block voided the storage: all of it as it was, by hashed slot (slots themselves
     /// are not in the database). Since EIP-6780 only accounts as old as their transaction lose
     /// their storage, so this is empty in practice.
-    wiped: Option<Map<B256, U256>>,
+    wiped: Map<Address, Map<B256, U256>>,
 }
 
 impl Undo {
     /// Entries held: accounts and slots.
     pub fn weight(&self) -> usize {
-        self.weight
+        let wiped: usize = self.wiped.values().map(Map::len).sum();
+        self.accounts.len() + self.storage.len() + wiped
     }
 
     /// The account before the block, where the block changed it.
     pub fn account(&self, address: &Address) -> Option<Option<Account>> {
-        self.accounts.get(address).map(|undo| undo.account)
+        let at = self.accounts.binary_search_by_key(address, |(changed, _)| *changed).ok()?;
+        self.accounts.get(at).map(|(_, account)| *account)
     }
 
     /// The slot before the block, where the block changed it.
     pub fn storage(&self, address: &Address, slot: &U256) -> Option<U256> {
-        let undo = self.accounts.get(address)?;
-        match &undo.wiped {
-            Some(all) => {
-                let hashed = keccak256(slot.to_be_bytes::<32>());
-                Some(all.get(&hashed).copied().unwrap_or_default())
-            }
-            None => undo.storage.get(slot).copied(),
+        if let Some(all) = self.wiped.get(address) {
+            let hashed = keccak256(slot.to_be_bytes::<32>());
+            return Some(all.get(&hashed).copied().unwrap_or_default());
         }
+        let key = (*address, *slot);
+        let at = self.storage.binary_search_by_key(&key, |(changed, _)| *changed).ok()?;
+        self.storage.get(at).map(|(_, value)| *value)
     }
 }
 
@@ -68,21 +65,18 @@ pub fn layers(
     for (at, (number, diff)) in blocks.iter().enumerate() {
         let earlier = blocks.get(..at).unwrap_or_default();
         let mut undo = Undo::default();
-        undo.accounts.reserve(diff.accounts.len());
+        undo.accounts.reserve_exact(diff.accounts.len());
         for (address, change) in diff.sorted_accounts() {
             let account = match newer.account(address) {
                 Some(account) => account,
                 None => before.account(address)?,
             };
-            let mut was = AccountUndo { account, ..AccountUndo::default() };
+            undo.accounts.push((*address, account));
             if change.wiped {
-                was.wiped = Some(storage_before(before, earlier, address)?);
+                undo.wiped.insert(*address, storage_before(before, earlier, address)?);
             } else {
-                was.storage = slots_before(before, &newer, address, change)?;
+                push_slots(&mut undo.storage, before, &newer, (address, change))?;
             }
-            let slots = was.wiped.as_ref().map_or(was.storage.len(), Map::len);
-            undo.weight += 1 + slots;
-            undo.accounts.insert(*address, was);
         }
         layers.push((*number, Arc::new(undo)));
         newer.push(*number, Arc::clone(diff));
@@ -90,25 +84,25 @@ pub fn layers(
     Ok(layers)
 }
 
-fn slots_before(
+fn push_slots(
+    slots: &mut Vec<((Address, U256), U256)>,
     before: &Snapshot,
     newer: &Overlay,
-    address: &Address,
-    change: &AccountDiff,
-) -> Result<Map<U256, U256>, ViewError> {
-    let mut slots = Map::default();
+    (address, change): (&Address, &AccountDiff),
+) -> Result<(), ViewError> {
     if change.storage.is_empty() {
-        return Ok(slots);
+        return Ok(());
     }
     let key = keccak256(address);
+    slots.reserve(change.storage.len());
     for (slot, _) in change.sorted_storage() {
         let value = match newer.storage(address, &slot) {
             Some(value) => value,
             None => before.slot_at(&key, &keccak256(slot.to_be_bytes::<32>()))?,
         };
-        slots.insert(slot, value);
+        slots.push(((*address, slot), value));
     }
-    Ok(slots)
+    Ok(())
 }
 
 fn storage_before(

@@ -55,6 +55,23 @@ pub struct TrieUpdate {
     pub rows: Vec<(NodeKey, Option<Bytes>)>,
 }
 
+/// Memory of an entry of a diff, bytes: an account with its key, and its place in a map.
+const DIFF_ENTRY_BYTES: usize = 200;
+/// Memory of a row of trie nodes beside its bytes: key, path, counts.
+const ROW_OVERHEAD_BYTES: usize = 160;
+
+impl SealedBlock {
+    /// Memory that it takes until its checkpoint, bytes, near enough for limits.
+    pub fn memory_bytes(&self) -> usize {
+        let transactions = self.block.transactions.iter().map(|tx| tx.memory_bytes());
+        let receipts = self.block.receipts.iter().map(Receipt::memory_bytes);
+        let row = |(_, row): &(NodeKey, Option<Bytes>)| row.as_ref().map_or(0, |bytes| bytes.len());
+        let rows = self.trie.rows.iter().map(|of| ROW_OVERHEAD_BYTES + row(of));
+        let diff = self.diff.weight() * DIFF_ENTRY_BYTES;
+        diff + transactions.sum::<usize>() + receipts.sum::<usize>() + rows.sum::<usize>()
+    }
+}
+
 /// Where a row of trie nodes lives.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeKey {

@@ -29,6 +29,12 @@ impl Receipt {
         ReceiptEnvelope::from_typed(self.tx_type, receipt.with_bloom())
     }
 
+    /// Memory that it takes, bytes, near enough for limits.
+    pub fn memory_bytes(&self) -> usize {
+        let log = |log: &Log| size_of::<Log>() + 32 * log.topics().len() + log.data.data.len();
+        size_of::<Self>() + self.logs.iter().map(log).sum::<usize>()
+    }
+
     /// The bloom filter of its logs.
     pub fn bloom(&self) -> Bloom {
         logs_bloom(self.logs.iter())

@@ -54,6 +54,12 @@ impl RecoveredTransaction {
             .saturating_add(self.envelope.value())
     }
 
+    /// Memory that it takes, bytes, near enough for limits: input and raw bytes are two copies.
+    pub fn memory_bytes(&self) -> usize {
+        let authorities = self.authorities.len() * size_of::<Option<Address>>();
+        size_of::<Self>() + 2 * self.raw.len() + authorities
+    }
+
     /// Bytes of its item in a block's RLP list, near enough for limits (a typed transaction is
     /// wrapped in a string of up to four bytes of prefix).
     pub fn block_bytes(&self) -> usize {
