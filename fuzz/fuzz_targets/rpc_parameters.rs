@@ -146,7 +146,7 @@ static API: LazyLock<Api> = LazyLock::new(|| {
             block_interval_s: 1,
         },
         settings: Settings::default(),
-        events: Events::new(10_000),
+        events: Events::new(10_000, 256),
         waiters: Arc::new(Waiters::new(1)),
         metrics: RpcMetrics::new(&Metrics::default()),
         clock: Clock::manual(0),

@@ -173,6 +173,7 @@ pub fn start(parts: Parts) -> Result<RunningServer, StartError> {
         settings: settings.clone(),
         clock,
     });
+    api.metrics.started(api.clock.now_us());
     let chain = Arc::clone(&api.backend.chain);
     runtime.spawn(events.serve_waiters(waiters, chain));
     if let Some(socket) = metrics_listener {

@@ -359,7 +359,7 @@ impl Node {
             Settings { address: free, metrics_address: Some(free), ..Settings::default() };
         change(&mut settings);
         let chain = Chain::new();
-        let events = Events::new(10_000);
+        let events = Events::new(10_000, 256);
         let server = server::start(Parts {
             settings,
             facts: facts(),
