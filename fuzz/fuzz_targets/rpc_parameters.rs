@@ -13,7 +13,10 @@ use basalt::{
         subscribe::Events,
         waiters::Waiters,
     },
-    runtime::{clock::Clock, metrics::Metrics},
+    runtime::{
+        clock::Clock,
+        metrics::{Metrics, StageMetrics},
+    },
     types::{
         block::Block,
         diff::Account,
@@ -148,7 +151,7 @@ static API: LazyLock<Api> = LazyLock::new(|| {
         settings: Settings::default(),
         events: Events::new(10_000, 256),
         waiters: Arc::new(Waiters::new(1)),
-        metrics: RpcMetrics::new(&Metrics::default()),
+        metrics: RpcMetrics::new(&Metrics::default(), StageMetrics::unregistered()),
         clock: Clock::manual(0),
     }
 });

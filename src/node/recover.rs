@@ -11,7 +11,7 @@ use crate::block::seal::{Head, seal};
 use crate::config::{chain_spec::ChainSpec, schema};
 use crate::mini_block::seal::{Link, verify};
 use crate::node::{NodeError, Settings, folders, genesis};
-use crate::runtime::{clock::Clock, pin, uring::writer::Form};
+use crate::runtime::{clock::Clock, metrics::Metrics, pin, uring::writer::Form};
 use crate::state::{
     archive::{
         self, Archive, ArchiveConfig,
@@ -86,14 +86,18 @@ pub struct Recovered {
 ///
 /// # Errors
 /// Where the data folder is of another chain, damaged or unreadable.
-pub fn recover(settings: &Settings, clock: &Clock, readers: usize) -> Result<Recovered, NodeError> {
+pub fn recover(
+    settings: &Settings,
+    (clock, metrics): (&Clock, &Metrics),
+    readers: usize,
+) -> Result<Recovered, NodeError> {
     let chain = &settings.config.chain;
     let identity = Identity { chain_id: chain.id, genesis: genesis::identity(chain)? };
     let folder = settings.folder.as_path();
     let environment =
         Environment::open(&folder.join(folders::STATE), &EnvironmentConfig::default(), identity)
             .map_err(NodeError::of)?;
-    let (archive, opened) = open_archive(settings, &environment)?;
+    let (archive, opened) = open_archive(settings, &environment, (clock, metrics))?;
     let spec = genesis::spec(chain, 0)?;
     let snapshot = Arc::new(Snapshot::open(&environment, readers).map_err(NodeError::of)?);
     let steady = Arc::new(AtomicU64::new(opened.checkpoint.block));
@@ -140,6 +144,7 @@ pub fn recover(settings: &Settings, clock: &Clock, readers: usize) -> Result<Rec
 fn open_archive(
     settings: &Settings,
     environment: &Environment,
+    (clock, metrics): (&Clock, &Metrics),
 ) -> Result<(Arc<Archive>, Opened), NodeError> {
     let (client, requests) = read::channel().map_err(NodeError::of)?;
     let folder = settings.folder.join(folders::ARCHIVE);
@@ -160,7 +165,9 @@ fn open_archive(
     };
     let archive = open(Some(opened.position), Access::Thread(client))?;
     let seat = settings.plan.seat(Stage::Archive);
-    pin::spawn(seat, move || archive::stage::run(requests, &folder)).map_err(NodeError::of)?;
+    let (clock, metrics) = (clock.clone(), metrics.stage(Stage::Archive));
+    pin::spawn(seat, move || archive::stage::run(requests, &folder, &clock, &metrics))
+        .map_err(NodeError::of)?;
     Ok((Arc::new(archive), opened))
 }
 

@@ -151,7 +151,7 @@ pub fn start(settings: Settings, end: Sender<End>) -> Result<Running, NodeError>
     let sequencer = signer.address();
     let readers =
         settings.plan.seats.len() + settings.config.rpc.calls_in_flight_max + OTHER_READERS;
-    let recovered = recover::recover(&settings, &clock, readers)?;
+    let recovered = recover::recover(&settings, (&clock, &metrics), readers)?;
     let (submissions, rings) = rings();
     let shared = share(&settings, &recovered, submissions);
     let server = serve(&settings, &recovered, &shared, (&clock, &metrics))?;
@@ -272,6 +272,7 @@ fn serve(
         events: shared.events.clone(),
         clock: clock.clone(),
         metrics: Arc::clone(metrics),
+        stage: metrics.stage(Stage::Rpc),
     };
     rpc::server::start(parts).map_err(NodeError::of)
 }

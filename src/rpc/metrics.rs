@@ -1,7 +1,7 @@
 //! Requests in numbers, and the port where Prometheus reads all metrics of the process.
 
 use crate::rpc::{Api, methods::METHODS};
-use crate::runtime::metrics::Metrics;
+use crate::runtime::metrics::{Metrics, StageMetrics};
 use crate::types::ids::TimestampUs;
 use prometheus_client::metrics::{
     counter::Counter, family::Family, gauge::Gauge, histogram::Histogram,
@@ -33,6 +33,7 @@ const READERS_MAX: usize = 16;
 pub struct RpcMetrics {
     by_method: Vec<(Histogram, Counter)>,
     unknown: Counter,
+    stage: StageMetrics,
     batches: Counter,
     connections: Gauge,
     subscriptions: Gauge,
@@ -52,8 +53,8 @@ impl Drop for Open {
 }
 
 impl RpcMetrics {
-    /// Registers all of them.
-    pub fn new(metrics: &Metrics) -> Self {
+    /// Registers all of them; `stage` are those that every stage has.
+    pub fn new(metrics: &Metrics, stage: StageMetrics) -> Self {
         let times: Family<Label, Histogram> =
             Family::new_with_constructor(|| Histogram::new(BUCKETS));
         let errors: Family<Label, Counter> = Family::default();
@@ -64,6 +65,7 @@ impl RpcMetrics {
         let this = Self {
             by_method: METHODS.iter().map(|method| per_method(method.name)).collect(),
             unknown: errors.get_or_create(&[("method", "unknown")]).clone(),
+            stage,
             batches: Counter::default(),
             connections: Gauge::default(),
             subscriptions: Gauge::default(),
@@ -103,6 +105,11 @@ impl RpcMetrics {
         if failed {
             errors.inc();
         }
+    }
+
+    /// Notes that a thread worked on a request for `took_us`, with `waiting` that block.
+    pub fn worked(&self, took_us: u64, waiting: usize) {
+        self.stage.item(took_us, waiting);
     }
 
     /// Notes a request of a method that does not exist.

@@ -9,7 +9,10 @@ use basalt::{
         server::{self, Parts, RunningServer},
         subscribe::Events,
     },
-    runtime::{clock::Clock, metrics::Metrics},
+    runtime::{
+        clock::Clock,
+        metrics::{Metrics, StageMetrics},
+    },
     types::{
         block::Block,
         diff::{Account, AccountDiff, Diff},
@@ -372,6 +375,7 @@ impl Node {
             events: events.clone(),
             clock: Clock::system(),
             metrics: Arc::new(Metrics::default()),
+            stage: StageMetrics::unregistered(),
         });
         Self { chain, events, server: server.expect("a free port") }
     }
