@@ -6,8 +6,10 @@
 //! Limits: sizes of requests and answers, entries of a batch, connections, subscriptions, waiting
 //! synchronous sends, queued blocking requests (`Settings`), bytes of large answers that wait for
 //! their clients (`answers`); what exceeds one is refused with -32005. A WebSocket that asks
-//! faster than it is answered, or does not take its answers, is not read (`socket`). Failure: every refusal is a JSON-RPC error; a panic in a handler is logged and answered
-//! with -32603; nothing in here ends the process. A subscriber that is too slow is told so and its
+//! faster than it is answered, or does not take its answers, is not read (`socket`).
+//!
+//! Failure: every refusal is a JSON-RPC error; a panic in a handler is logged and answered with
+//! -32603; nothing in here ends the process. A subscriber that is too slow is told so and its
 //! subscription ends.
 //!
 //! Seats: the runtime's threads take the seats of stage `rpc` in turn. What may wait for the disk
