@@ -13,7 +13,10 @@ use basalt::{
         subscribe::Events,
         waiters::Waiters,
     },
-    runtime::{clock::Clock, metrics::Metrics},
+    runtime::{
+        clock::Clock,
+        metrics::{Metrics, StageMetrics},
+    },
     types::{
         block::Block,
         diff::Account,
@@ -146,9 +149,9 @@ static API: LazyLock<Api> = LazyLock::new(|| {
             block_interval_s: 1,
         },
         settings: Settings::default(),
-        events: Events::new(10_000),
+        events: Events::new(10_000, 256),
         waiters: Arc::new(Waiters::new(1)),
-        metrics: RpcMetrics::new(&Metrics::default()),
+        metrics: RpcMetrics::new(&Metrics::default(), StageMetrics::unregistered()),
         clock: Clock::manual(0),
     }
 });

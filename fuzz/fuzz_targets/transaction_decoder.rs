@@ -1,12 +1,12 @@
 //! The transaction decoder on any bytes: it never panics, and what it takes is canonical.
 #![no_main]
 
+use alloy_consensus::Transaction as _;
 use basalt::ingress::{
     admit::{Rules, check_alone},
     decode::decode,
     gas::intrinsic,
 };
-use alloy_consensus::Transaction as _;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

@@ -14,17 +14,17 @@ const METRICS_BYTES_MAX: u64 = 16 * 1024 * 1024;
 const EXAMPLES: &str = "\
 Examples:
   basalt status
-  basalt status --rpc http://10.0.0.7:8545 --metrics http://10.0.0.7:9545/metrics --json
+  basalt status --rpc 10.0.0.7:8545 --metrics 10.0.0.7:9545 --json
   basalt status --metrics off              from JSON-RPC alone";
 
 /// Arguments of `basalt status`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Status {
-    /// The node's JSON-RPC
+    /// The node's JSON-RPC; `http://` may be left out
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8545")]
     rpc: String,
-    /// The node's metrics, or "off"
+    /// The node's metrics, or "off"; `http://` and the path `/metrics` may be left out
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9545/metrics")]
     metrics: String,
     /// Print JSON
@@ -40,9 +40,9 @@ impl Status {
     pub fn run(self, output: &mut Output<'_>) -> Result<(), String> {
         let agent = ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).build();
         let agent = ureq::Agent::from(agent);
-        let mut report = chain(&agent, &self.rpc)?;
+        let mut report = chain(&agent, &url(&self.rpc, ""))?;
         if self.metrics != "off" {
-            let text = page(&agent, &self.metrics)?;
+            let text = page(&agent, &url(&self.metrics, "/metrics"))?;
             report.extend(machinery(&Exposition::parse(&text)));
         }
         if self.json {
@@ -51,6 +51,15 @@ impl Status {
             say(output.out, &screen(&report));
         }
         Ok(())
+    }
+}
+
+/// A full URL from one that may lack the scheme, or the path where `path` is the usual one.
+fn url(given: &str, path: &str) -> String {
+    let (scheme, rest) = given.split_once("://").unwrap_or(("http", given));
+    match rest.trim_end_matches('/') {
+        address if address.contains('/') => format!("{scheme}://{rest}"),
+        address => format!("{scheme}://{address}{path}"),
     }
 }
 
@@ -118,8 +127,8 @@ fn machinery(metrics: &Exposition) -> Map<String, Value> {
     });
     let mut report = Map::new();
     report.insert("mini_block_interval".to_owned(), pair("basalt_mini_block_interval_seconds"));
-    report.insert("wal_latency".to_owned(), pair("basalt_wal_item_seconds"));
-    report.insert("root_time".to_owned(), pair("basalt_trie_item_seconds"));
+    report.insert("wal_latency".to_owned(), pair("basalt_wal_durable_seconds"));
+    report.insert("root_time".to_owned(), pair("basalt_state_root_seconds"));
     let value = |name: &str| json!(metrics.value(name).map(whole));
     report.insert("pool_transactions".to_owned(), value("basalt_pool_transactions"));
     report.insert("uptime_seconds".to_owned(), value("basalt_uptime_seconds"));
@@ -185,8 +194,8 @@ mod tests {
     fn one_screen_tells_heights_times_and_queues() {
         let metrics = Exposition::parse(
             "basalt_wal_items_total 7\nbasalt_wal_queue 2\nbasalt_wal_busy_seconds_total 0.25\n\
-             basalt_wal_item_seconds_bucket{le=\"0.001\"} 7\n\
-             basalt_wal_item_seconds_bucket{le=\"+Inf\"} 7\nbasalt_pool_transactions 3\n",
+             basalt_wal_durable_seconds_bucket{le=\"0.001\"} 7\n\
+             basalt_wal_durable_seconds_bucket{le=\"+Inf\"} 7\nbasalt_pool_transactions 3\n",
         );
         let mut report = machinery(&metrics);
         report.insert("latest_block".to_owned(), quantity(&json!("0x2a")));
@@ -196,6 +205,18 @@ mod tests {
         }
         assert_eq!(report["stages"]["wal"]["queue"], json!(2));
         assert_eq!(report["stages"]["trie"]["queue"], Value::Null);
+    }
+
+    #[test]
+    fn an_address_without_scheme_or_path_is_enough() {
+        for given in ["10.0.0.7:9545", "http://10.0.0.7:9545", "http://10.0.0.7:9545/"] {
+            assert_eq!(url(given, "/metrics"), "http://10.0.0.7:9545/metrics", "{given}");
+        }
+        assert_eq!(
+            url("https://node.example/basalt/m", "/metrics"),
+            "https://node.example/basalt/m"
+        );
+        assert_eq!(url("127.0.0.1:8545", ""), "http://127.0.0.1:8545");
     }
 
     #[test]

@@ -118,7 +118,7 @@ pub const KEYS: &[Key] = &[
     integer("rpc.batch_max", 1, 100_000),
     integer("rpc.connections_max", 1, 100_000),
     integer("rpc.subscriptions_per_connection_max", 1, 10_000),
-    integer("rpc.subscription_buffer", 16, 1_000_000),
+    integer("rpc.subscription_buffer", 16, 65_536),
     integer("rpc.call_gas_max", 21_000, GAS_MAX),
     integer("rpc.calls_in_flight_max", 1, 1_024),
     integer("rpc.logs_blocks_max", 1, 10_000_000),

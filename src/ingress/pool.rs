@@ -40,7 +40,7 @@ pub const HELD_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// A held transaction is forgotten after this time.
 pub const HELD_LIFETIME_US: u64 = 600_000_000;
 /// By how much a replacement must raise both fee cap and tip.
-pub const PRICE_BUMP_PERCENT: u128 = 10;
+pub const PRICE_BUMP_PERCENT: u64 = 10;
 
 const _: () = assert!(HELD_MAX < POOL_TRANSACTIONS_MAX && HELD_BYTES_MAX < POOL_BYTES_MAX);
 /// The sum: what waits, and a hash, a sender and a map slot of each (128 bytes).
@@ -61,6 +61,8 @@ pub struct PoolLimits {
     pub held_bytes_max: usize,
     /// How long a transaction is held, microseconds.
     pub held_lifetime_us: u64,
+    /// By how much a replacement must raise both fee cap and tip, percent.
+    pub price_bump_percent: u64,
 }
 
 impl Default for PoolLimits {
@@ -72,6 +74,7 @@ impl Default for PoolLimits {
             held_max: HELD_MAX,
             held_bytes_max: HELD_BYTES_MAX,
             held_lifetime_us: HELD_LIFETIME_US,
+            price_bump_percent: PRICE_BUMP_PERCENT,
         }
     }
 }
@@ -162,8 +165,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// The least price that replaces `old`.
-fn bumped(old: u128) -> u128 {
-    old.saturating_add(old.saturating_mul(PRICE_BUMP_PERCENT).div_ceil(100).max(1))
+fn bumped(old: u128, percent: u64) -> u128 {
+    old.saturating_add(old.saturating_mul(percent.into()).div_ceil(100).max(1))
 }
 
 impl Pool {
@@ -262,7 +265,7 @@ impl Pool {
         }
         let old = queue.at(nonce);
         if let Some(old) = old {
-            check_bump(&old.tx, &entry.tx)?;
+            check_bump(&old.tx, &entry.tx, self.limits.price_bump_percent)?;
         } else if queue.len() >= self.limits.per_sender_max {
             return Err(PoolError::SenderFull(queue.len()));
         }
@@ -392,13 +395,17 @@ fn growth(entry: &Entry, old: Option<&Entry>) -> (usize, usize) {
     (usize::from(old.is_none()), weight(&entry.tx).wrapping_sub(replaced))
 }
 
-fn check_bump(old: &SharedTransaction, new: &SharedTransaction) -> Result<(), PoolError> {
+fn check_bump(
+    old: &SharedTransaction,
+    new: &SharedTransaction,
+    percent: u64,
+) -> Result<(), PoolError> {
     let prices = |tx: &SharedTransaction| {
         let cap = tx.envelope.max_fee_per_gas();
         (cap, tx.envelope.max_priority_fee_per_gas().unwrap_or(cap))
     };
     let ((old_cap, old_tip), (cap, tip)) = (prices(old), prices(new));
-    let (cap_needed, tip_needed) = (bumped(old_cap), bumped(old_tip));
+    let (cap_needed, tip_needed) = (bumped(old_cap, percent), bumped(old_tip, percent));
     // A tip of zero cannot be raised by a part of it: the cap decides then.
     if cap < cap_needed || (old_tip > 0 && tip < tip_needed) {
         return Err(PoolError::Underpriced { cap_needed, tip_needed });

@@ -173,6 +173,16 @@ fn a_replacement_must_pay_a_tenth_more_on_both() {
 }
 
 #[test]
+fn the_percentage_of_a_replacement_can_be_set() {
+    let bench = Bench::new(PoolLimits { price_bump_percent: 50, ..PoolLimits::default() });
+    let rich = account(0, RICH);
+    bench.enter(plain(0, 100, 10), &rich).unwrap();
+    let low = PoolError::Underpriced { cap_needed: 150, tip_needed: 15 };
+    assert_eq!(bench.enter(plain(0, 149, 15), &rich), Err(low));
+    assert_eq!(bench.enter(plain(0, 150, 15), &rich), Ok(Entered::Released));
+}
+
+#[test]
 fn bounds_refuse_and_change_nothing() {
     let limits =
         PoolLimits { transactions_max: 4, per_sender_max: 3, held_max: 1, ..PoolLimits::default() };

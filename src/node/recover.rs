@@ -11,7 +11,7 @@ use crate::block::seal::{Head, seal};
 use crate::config::{chain_spec::ChainSpec, schema};
 use crate::mini_block::seal::{Link, verify};
 use crate::node::{NodeError, Settings, folders, genesis};
-use crate::runtime::{clock::Clock, memory, pin, uring::writer::Form};
+use crate::runtime::{clock::Clock, memory, metrics::Metrics, pin, uring::writer::Form};
 use crate::state::{
     archive::{
         self, Archive, ArchiveConfig,
@@ -86,7 +86,11 @@ pub struct Recovered {
 ///
 /// # Errors
 /// Where the data folder is of another chain, damaged or unreadable.
-pub fn recover(settings: &Settings, clock: &Clock, readers: usize) -> Result<Recovered, NodeError> {
+pub fn recover(
+    settings: &Settings,
+    (clock, metrics): (&Clock, &Metrics),
+    readers: usize,
+) -> Result<Recovered, NodeError> {
     let chain = &settings.config.chain;
     let identity = Identity { chain_id: chain.id, genesis: genesis::identity(chain)? };
     let folder = settings.folder.as_path();
@@ -101,7 +105,7 @@ pub fn recover(settings: &Settings, clock: &Clock, readers: usize) -> Result<Rec
         drop(environment);
         environment = open()?;
     }
-    let (archive, opened) = open_archive(settings, &environment)?;
+    let (archive, opened) = open_archive(settings, &environment, (clock, metrics))?;
     let mut spec = genesis::spec(chain, 0)?;
     // They are in the database; a million of them take 200 MB here.
     spec.genesis.alloc.clear();
@@ -160,6 +164,7 @@ fn write_genesis(settings: &Settings, environment: &Environment) -> Result<(), N
 fn open_archive(
     settings: &Settings,
     environment: &Environment,
+    (clock, metrics): (&Clock, &Metrics),
 ) -> Result<(Arc<Archive>, Opened), NodeError> {
     let opened = environment.opened().map_err(NodeError::of)?;
     let opened = opened.ok_or_else(|| NodeError("genesis was written but is not there".into()))?;
@@ -169,7 +174,9 @@ fn open_archive(
     let archive = Archive::open(&folder, position, ArchiveConfig::default(), access)
         .map_err(NodeError::of)?;
     let seat = settings.plan.seat(Stage::Archive);
-    pin::spawn(seat, move || archive::stage::run(requests, &folder)).map_err(NodeError::of)?;
+    let (clock, metrics) = (clock.clone(), metrics.stage(Stage::Archive));
+    pin::spawn(seat, move || archive::stage::run(requests, &folder, &clock, &metrics))
+        .map_err(NodeError::of)?;
     Ok((Arc::new(archive), opened))
 }
 

@@ -50,6 +50,7 @@ use crate::trie;
 use crate::trie::{
     root::{RootedBlock, StateTrie},
     service::{Checkpoint, ProofService},
+    stage::TrieMetrics,
 };
 use crate::types::{
     block::SealedBlock,
@@ -150,7 +151,7 @@ pub fn start(settings: Settings, end: Sender<End>) -> Result<Running, NodeError>
     let sequencer = signer.address();
     let readers =
         settings.plan.seats.len() + settings.config.rpc.calls_in_flight_max + OTHER_READERS;
-    let recovered = recover::recover(&settings, &clock, readers)?;
+    let recovered = recover::recover(&settings, (&clock, &metrics), readers)?;
     let (submissions, rings) = rings();
     let shared = share(&settings, &recovered, submissions);
     let server = serve(&settings, &recovered, &shared, (&clock, &metrics))?;
@@ -193,12 +194,14 @@ fn rings() -> (Producer<Submission>, Rings) {
 fn share(settings: &Settings, recovered: &Recovered, submissions: Producer<Submission>) -> Shared {
     let config = &settings.config;
     let genesis = &recovered.spec.genesis;
-    let events = Events::new(config.sequencing.mini_block_interval_ms * 1_000);
+    let interval_us = config.sequencing.mini_block_interval_ms * 1_000;
+    let events = Events::new(interval_us, config.rpc.subscription_buffer);
     let (to_clients, watch) = (events.clone(), Arc::clone(&settings.watch));
     let limits = PoolLimits {
         transactions_max: config.pool.transactions_max,
         bytes_max: config.pool.bytes_max,
         per_sender_max: config.pool.transactions_per_sender_max,
+        price_bump_percent: config.pool.replacement_bump_percent,
         ..PoolLimits::default()
     };
     let base =
@@ -269,6 +272,7 @@ fn serve(
         events: shared.events.clone(),
         clock: clock.clone(),
         metrics: Arc::clone(metrics),
+        stage: metrics.stage(Stage::Rpc),
     };
     rpc::server::start(parts).map_err(NodeError::of)
 }
@@ -399,7 +403,7 @@ fn run_trie(
 ) -> Result<(), NodeError> {
     let proofs = Arc::clone(&shared.proofs);
     threads.run(Stage::Trie, "trie", move |at| {
-        let metrics = at.metrics.stage(Stage::Trie);
+        let metrics = TrieMetrics::new(&at.metrics, at.metrics.stage(Stage::Trie));
         trie::stage::run(trie, &proofs, ports, &at.clock, &metrics)
     })
 }

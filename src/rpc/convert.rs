@@ -127,23 +127,78 @@ pub fn receipt(
     }
 }
 
-/// All receipts of consecutive transactions, the first at `first_index` of the block.
-pub fn receipts(
-    transactions: &[SharedTransaction],
-    all: &[Receipt],
-    at: At,
-    first_index: u64,
-    first_log: u64,
-) -> Vec<TransactionReceipt<ReceiptEnvelope<Log>>> {
-    let mut log_index = first_log;
-    (first_index..)
-        .zip(transactions.iter().zip(all))
-        .map(|(index, (tx, outcome))| {
-            let shown = receipt(tx, outcome, at, index, log_index);
+/// Consecutive transactions with their receipts.
+#[derive(Debug, Clone, Copy)]
+pub struct Receipts<'a> {
+    /// The transactions.
+    pub transactions: &'a [SharedTransaction],
+    /// A receipt to each.
+    pub receipts: &'a [Receipt],
+    /// Their block.
+    pub at: At,
+    /// The first one's index in the block.
+    pub first_index: u64,
+    /// Logs of the block before them.
+    pub first_log: u64,
+}
+
+impl<'a> Receipts<'a> {
+    /// All of a sealed block.
+    pub fn sealed(block: &'a Block) -> Self {
+        Self {
+            transactions: &block.transactions,
+            receipts: &block.receipts,
+            at: At::sealed(block),
+            first_index: 0,
+            first_log: 0,
+        }
+    }
+
+    /// All of a mini-block whose block is open.
+    pub fn open(mini: &'a MiniBlock) -> Self {
+        Self {
+            transactions: &mini.transactions,
+            receipts: &mini.receipts,
+            at: At::open(&mini.environment),
+            first_index: mini.first_transaction,
+            first_log: mini.first_log,
+        }
+    }
+
+    /// The receipts as clients see them, made one at a time.
+    fn shown(self) -> impl Iterator<Item = TransactionReceipt<ReceiptEnvelope<Log>>> + 'a {
+        let mut log_index = self.first_log;
+        let all = self.transactions.iter().zip(self.receipts);
+        (self.first_index..).zip(all).map(move |(index, (tx, outcome))| {
+            let shown = receipt(tx, outcome, self.at, index, log_index);
             log_index += count(&outcome.logs);
             shown
         })
-        .collect()
+    }
+}
+
+/// Receipts as one list in JSON. A block's are too many to be held at once beside their text.
+#[derive(Debug)]
+pub struct ShownReceipts<'a>(pub Vec<Receipts<'a>>);
+
+impl Serialize for ShownReceipts<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().flat_map(|part| part.shown()))
+    }
+}
+
+/// Transactions as one list in JSON, each with its block and its index there.
+#[derive(Debug)]
+pub struct ShownFull<'a> {
+    parts: Vec<&'a [SharedTransaction]>,
+    at: At,
+}
+
+impl Serialize for ShownFull<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let all = self.parts.iter().copied().flatten();
+        serializer.collect_seq((0..).zip(all).map(|(index, tx)| transaction(tx, self.at, index)))
+    }
 }
 
 /// Length as a number of 64 bits.
@@ -174,7 +229,7 @@ pub struct ShownHeader<'a> {
 pub struct ShownBlock<'a> {
     #[serde(flatten)]
     header: ShownHeader<'a>,
-    transactions: ShownTransactions,
+    transactions: ShownTransactions<'a>,
     uncles: [B256; 0],
     #[serde(skip_serializing_if = "Option::is_none")]
     withdrawals: Option<[B256; 0]>,
@@ -182,9 +237,18 @@ pub struct ShownBlock<'a> {
 
 #[derive(Serialize)]
 #[serde(untagged)]
-enum ShownTransactions {
+enum ShownTransactions<'a> {
     Hashes(Vec<B256>),
-    Full(Vec<Transaction<TxEnvelope>>),
+    Full(ShownFull<'a>),
+}
+
+impl<'a> ShownTransactions<'a> {
+    fn new(parts: Vec<&'a [SharedTransaction]>, at: At, full: bool) -> Self {
+        if full {
+            return Self::Full(ShownFull { parts, at });
+        }
+        Self::Hashes(parts.into_iter().flatten().map(|tx| tx.hash).collect())
+    }
 }
 
 /// A sealed block's header.
@@ -199,17 +263,10 @@ pub fn header(block: &Block) -> ShownHeader<'_> {
 
 /// A sealed block with hashes or whole transactions.
 pub fn block(block: &Block, full: bool) -> ShownBlock<'_> {
-    let transactions = if full {
-        let at = At::sealed(block);
-        let numbered = (0..).zip(&block.transactions);
-        let shown = numbered.map(|(index, tx)| transaction(tx, at, index));
-        ShownTransactions::Full(shown.collect())
-    } else {
-        ShownTransactions::Hashes(block.transactions.iter().map(|tx| tx.hash).collect())
-    };
+    let parts = vec![block.transactions.as_slice()];
     ShownBlock {
         header: header(block),
-        transactions,
+        transactions: ShownTransactions::new(parts, At::sealed(block), full),
         uncles: [],
         withdrawals: block.header.withdrawals_root.map(|_| []),
     }
@@ -241,40 +298,46 @@ pub fn pending_header(
     }
 }
 
+/// The block that is being built, as `eth_getBlockByNumber` shows it.
+#[derive(Serialize)]
+pub struct ShownPending<'a> {
+    /// Few fields; as a map, because one of them is replaced.
+    #[serde(flatten)]
+    header: serde_json::Map<String, serde_json::Value>,
+    transactions: ShownTransactions<'a>,
+    uncles: [B256; 0],
+    withdrawals: [B256; 0],
+}
+
 /// The block that is being built: its hash and nonce are null, as geth shows them.
 ///
 /// # Errors
-/// Where it cannot be put into JSON.
-pub fn pending_block(
+/// Where its header cannot be put into JSON.
+pub fn pending_block<'a>(
     header: &Header,
-    mini_blocks: &[std::sync::Arc<MiniBlock>],
+    mini_blocks: &'a [std::sync::Arc<MiniBlock>],
     environment: &BlockEnvironment,
     full: bool,
-) -> Result<serde_json::Value, serde_json::Error> {
-    let all = || mini_blocks.iter().flat_map(|mini| &mini.transactions);
-    let transactions = if full {
-        let at = At::open(environment);
-        let shown = (0..).zip(all()).map(|(index, tx)| transaction(tx, at, index));
-        ShownTransactions::Full(shown.collect())
-    } else {
-        ShownTransactions::Hashes(all().map(|tx| tx.hash).collect())
+) -> Result<ShownPending<'a>, serde_json::Error> {
+    let all = mini_blocks.iter().flat_map(|mini| &mini.transactions);
+    let shown = ShownHeader {
+        hash: None,
+        header,
+        size: U256::from(block_size(header, all)),
+        mini_block_count: U256::from(mini_blocks.len()),
     };
-    let shown = ShownBlock {
-        header: ShownHeader {
-            hash: None,
-            header,
-            size: U256::from(block_size(header, all())),
-            mini_block_count: U256::from(mini_blocks.len()),
-        },
-        transactions,
+    let mut shown = match serde_json::to_value(shown)? {
+        serde_json::Value::Object(fields) => fields,
+        _ => serde_json::Map::new(),
+    };
+    shown.insert("nonce".to_owned(), serde_json::Value::Null);
+    let parts = mini_blocks.iter().map(|mini| mini.transactions.as_slice()).collect();
+    Ok(ShownPending {
+        header: shown,
+        transactions: ShownTransactions::new(parts, At::open(environment), full),
         uncles: [],
-        withdrawals: Some([]),
-    };
-    let mut value = serde_json::to_value(shown)?;
-    if let Some(object) = value.as_object_mut() {
-        object.insert("nonce".to_owned(), serde_json::Value::Null);
-    }
-    Ok(value)
+        withdrawals: [],
+    })
 }
 
 /// Bytes of the block's RLP.

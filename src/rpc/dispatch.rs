@@ -6,10 +6,12 @@
 
 use crate::rpc::{
     Api,
+    answers::{Held, LARGE_BYTES, LargeAnswers},
     error::{INTERNAL, METHOD_NOT_FOUND, RpcError},
     eth::Json,
     methods::{self, Handler, Kind, METHODS},
     send::{self, SyncSend, Verdict},
+    socket::Link,
 };
 use crate::types::map::Map;
 use alloy_primitives::B256;
@@ -31,6 +33,8 @@ use std::{
 };
 use tokio::task::JoinHandle;
 
+/// Large answers of the greatest size that may wait for their clients.
+const LARGE_ANSWERS: usize = 2;
 /// Bytes around a result in an answer.
 const ENVELOPE_BYTES: usize = 256;
 
@@ -39,24 +43,26 @@ pub struct Dispatcher {
     api: Arc<Api>,
     by_name: Map<&'static str, usize>,
     blocking: Arc<AtomicUsize>,
+    answers: Arc<LargeAnswers>,
 }
 
-/// Puts `Dispatch` before a connection's service.
+/// Puts `Dispatch` before the service of the connection with this socket.
 #[derive(Clone)]
-pub struct DispatchLayer(pub Arc<Dispatcher>);
+pub struct DispatchLayer(pub Arc<Dispatcher>, pub Arc<Link>);
 
 /// One connection's service.
 #[derive(Clone)]
 pub struct Dispatch<S> {
     inner: S,
     shared: Arc<Dispatcher>,
+    link: Arc<Link>,
 }
 
 impl<S> tower::Layer<S> for DispatchLayer {
     type Service = Dispatch<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Dispatch { inner, shared: Arc::clone(&self.0) }
+        Dispatch { inner, shared: Arc::clone(&self.0), link: Arc::clone(&self.1) }
     }
 }
 
@@ -72,7 +78,7 @@ enum Work {
     Done(Result<Json, RpcError>),
     Send(Verdict),
     Sync(Box<SyncSend>),
-    Blocking(JoinHandle<Result<Json, RpcError>>),
+    Blocking(JoinHandle<MethodResponse>),
 }
 
 /// A place among the requests that block; dropping it gives it back.
@@ -87,10 +93,17 @@ impl Drop for Queued {
 impl Dispatcher {
     /// A dispatcher of all methods.
     pub fn new(api: Arc<Api>) -> Self {
-        Self { api, by_name: methods::by_name(), blocking: Arc::default() }
+        let answers = LargeAnswers::new(response_max(&api).saturating_mul(LARGE_ANSWERS));
+        Self { api, by_name: methods::by_name(), blocking: Arc::default(), answers }
     }
 
-    fn begin<'a>(&self, request: Request<'a>) -> Begun<'a> {
+    /// Notes that this thread worked since then.
+    fn worked(&self, started_us: u64) {
+        let took_us = self.api.clock.now_us().saturating_sub(started_us);
+        self.api.metrics.worked(took_us, self.blocking.load(Ordering::Relaxed));
+    }
+
+    fn begin<'a>(self: &Arc<Self>, request: Request<'a>) -> Begun<'a> {
         let Request { id, method, params, .. } = request;
         let started_us = self.api.clock.now_us();
         let Some(index) = self.by_name.get(method.as_ref()).copied() else {
@@ -101,13 +114,14 @@ impl Dispatcher {
         let text = params.as_deref().map(RawValue::get);
         let work = match METHODS[index].kind {
             Kind::Inline(handler) => Ok(Work::Done(methods::run(handler, &self.api, text))),
-            Kind::Blocking(handler) => self.block(handler, params),
+            Kind::Blocking(handler) => self.block(handler, id.clone().into_owned(), params),
             Kind::Send => send::submit(&self.api, text).map(Work::Send),
             Kind::SendSync => self.begin_sync(text, false),
             Kind::SendRealtime => self.begin_sync(text, true),
             Kind::Subscription => Err(RpcError::internal()),
         };
         let work = work.unwrap_or_else(|error| Work::Done(Err(error)));
+        self.worked(started_us);
         Begun { id, method: Some(index), started_us, work }
     }
 
@@ -115,18 +129,27 @@ impl Dispatcher {
         send::submit_sync(&self.api, params, realtime).map(|send| Work::Sync(Box::new(send)))
     }
 
-    fn block(&self, handler: Handler, params: Option<Cow<'_, RawValue>>) -> Result<Work, RpcError> {
+    /// Runs a handler and puts its answer together on a blocking thread.
+    fn block(
+        self: &Arc<Self>,
+        handler: Handler,
+        id: Id<'static>,
+        params: Option<Cow<'_, RawValue>>,
+    ) -> Result<Work, RpcError> {
         let before = self.blocking.fetch_add(1, Ordering::Relaxed);
         let queued = Queued(Arc::clone(&self.blocking));
         if before >= self.api.settings.blocking_queue_max {
             return Err(RpcError::busy());
         }
-        let api = Arc::clone(&self.api);
+        let this = Arc::clone(self);
         let params = params.map(Cow::into_owned);
         Ok(Work::Blocking(tokio::task::spawn_blocking(move || {
-            let answer = methods::run(handler, &api, params.as_deref().map(RawValue::get));
+            let started_us = this.api.clock.now_us();
+            let answer = methods::run(handler, &this.api, params.as_deref().map(RawValue::get));
+            let response = this.respond(id, answer);
             drop(queued);
-            answer
+            this.worked(started_us);
+            response
         })))
     }
 
@@ -143,8 +166,7 @@ impl Dispatcher {
                 self.respond(id, answer)
             }
             Work::Blocking(handle) => {
-                let answer = handle.await.unwrap_or_else(|_| Err(RpcError::internal()));
-                self.respond(id, answer)
+                handle.await.unwrap_or_else(|_| failure(id, RpcError::internal()))
             }
         };
         if let Some(method) = method {
@@ -154,22 +176,27 @@ impl Dispatcher {
         response
     }
 
+    /// A large answer holds its part of the budget by an extension of the response.
     fn respond(&self, id: Id<'_>, answer: Result<Json, RpcError>) -> MethodResponse {
-        match answer {
-            Ok(json) if json.get().len() + ENVELOPE_BYTES > self.response_max() => {
-                failure(id, self.too_large())
-            }
-            Ok(json) => success(id, json),
-            Err(error) => failure(id, error),
+        let json = match answer {
+            Ok(json) => json,
+            Err(error) => return failure(id, error),
+        };
+        let bytes = json.get().len() + ENVELOPE_BYTES;
+        if bytes > response_max(&self.api) {
+            return failure(id, self.too_large());
+        }
+        if bytes < LARGE_BYTES {
+            return success(id, json);
+        }
+        match self.answers.hold(bytes) {
+            Some(held) => holding(success(id, json), held),
+            None => failure(id, no_room()),
         }
     }
 
-    fn response_max(&self) -> usize {
-        usize::try_from(self.api.settings.response_bytes_max).unwrap_or(usize::MAX)
-    }
-
     fn too_large(&self) -> RpcError {
-        let max = self.response_max();
+        let max = response_max(&self.api);
         RpcError::limit(format!("response too large: more than {max} bytes, ask for less"))
     }
 
@@ -177,6 +204,19 @@ impl Dispatcher {
         let index = self.by_name.get(method);
         index.is_some_and(|index| matches!(METHODS[*index].kind, Kind::Subscription))
     }
+}
+
+fn response_max(api: &Api) -> usize {
+    usize::try_from(api.settings.response_bytes_max).unwrap_or(usize::MAX)
+}
+
+fn no_room() -> RpcError {
+    RpcError::limit("server busy: too many large answers wait for their clients, try again later")
+}
+
+fn holding(mut response: MethodResponse, held: Held) -> MethodResponse {
+    response.extensions_mut().insert(Arc::new(held));
+    response
 }
 
 fn success<T: Serialize + Clone>(id: Id<'_>, result: T) -> MethodResponse {
@@ -211,6 +251,21 @@ where
         }
     }
 
+    /// On a WebSocket a large answer holds its part of the budget until the client has it; with
+    /// HTTP the response's body does that.
+    fn until_taken(&self, mut response: MethodResponse) -> MethodResponse {
+        if self.link.is_websocket()
+            && let Some(held) = response.extensions_mut().remove::<Arc<Held>>()
+        {
+            let link = Arc::clone(&self.link);
+            tokio::spawn(async move {
+                link.taken(u64::try_from(held.bytes()).unwrap_or(0)).await;
+                drop(held);
+            });
+        }
+        response
+    }
+
     async fn whole_batch(self, batch: Batch<'_>) -> MethodResponse {
         let shared = &self.shared;
         let max = shared.api.settings.batch_max;
@@ -238,13 +293,17 @@ where
                 }
             });
         }
-        let mut answers = BatchResponseBuilder::new_with_limit(shared.response_max());
+        let mut held = shared.answers.hold_none();
+        let mut answers = BatchResponseBuilder::new_with_limit(response_max(&shared.api));
         for entry in entries {
             let answer = match entry {
                 Entry::Begun(begun) => shared.finish(begun).await,
                 Entry::Subscription(request) => self.subscription(request).await,
                 Entry::Refused(response) => response,
             };
+            if !held.enlarge(answer.as_json().get().len()) {
+                return failure(Id::Null, no_room());
+            }
             if answers.append(answer).is_err() {
                 return failure(Id::Null, shared.too_large());
             }
@@ -252,7 +311,7 @@ where
         if answers.is_empty() && notified {
             return MethodResponse::notification();
         }
-        MethodResponse::from_batch(answers.finish())
+        holding(MethodResponse::from_batch(answers.finish()), held)
     }
 }
 
@@ -280,7 +339,8 @@ where
                 return this.subscription(request).await;
             }
             let begun = this.shared.begin(request);
-            this.shared.finish(begun).await
+            let response = this.shared.finish(begun).await;
+            this.until_taken(response)
         }
     }
 
@@ -288,7 +348,11 @@ where
         &self,
         requests: Batch<'a>,
     ) -> impl Future<Output = Self::BatchResponse> + Send + 'a {
-        self.clone().whole_batch(requests)
+        let this = self.clone();
+        async move {
+            let response = this.clone().whole_batch(requests).await;
+            this.until_taken(response)
+        }
     }
 
     fn notification<'a>(

@@ -1,13 +1,16 @@
-//! What stands between a socket and JSON-RPC: connection limit, browsers, and refusals in JSON.
+//! What stands between a socket and JSON-RPC: connection limit, browsers, large answers, and
+//! refusals in JSON.
 
 use crate::rpc::{
     Api, Cors,
+    answers::{Held, HeldBody},
     error::{INVALID_REQUEST, RpcError},
     metrics::Open,
+    socket::{InFlight, Link},
 };
 use jsonrpsee::{
     core::BoxError,
-    server::{HttpBody, HttpRequest, HttpResponse},
+    server::{HttpBody, HttpRequest, HttpResponse, ws::is_upgrade_request},
     types::{ErrorObjectOwned, Id, Response, ResponsePayload},
 };
 use std::{
@@ -22,38 +25,47 @@ const JSON: &str = "application/json; charset=utf-8";
 /// Seconds that a browser may remember our answer to its question.
 const CORS_MAX_AGE_S: &str = "600";
 
-/// Puts `Http` before a connection's service; called once a connection.
+/// Puts `Http` before a connection's service.
 #[derive(Clone)]
-pub struct HttpLayer(pub Arc<Api>);
+pub struct HttpLayer {
+    api: Arc<Api>,
+    connection: Arc<Connection>,
+}
 
-/// One connection.
+/// A connection's service; made anew for each of its requests.
 #[derive(Clone)]
 pub struct Http<S> {
     inner: S,
-    api: Arc<Api>,
-    connection: Arc<Connection>,
+    layer: HttpLayer,
 }
 
 struct Connection {
     /// Counts the connection as long as it, or the WebSocket that it became, lives.
     _open: Open,
     refused: bool,
+    link: Arc<Link>,
+}
+
+impl HttpLayer {
+    /// Of a new connection with this socket.
+    pub fn new(api: Arc<Api>, link: Arc<Link>) -> Self {
+        let (open, before) = api.metrics.connection();
+        let refused = before >= i64::from(api.settings.connections_max);
+        Self { api, connection: Arc::new(Connection { _open: open, refused, link }) }
+    }
 }
 
 impl<S> tower::Layer<S> for HttpLayer {
     type Service = Http<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        let (open, before) = self.0.metrics.connection();
-        let refused = before >= i64::from(self.0.settings.connections_max);
-        let connection = Arc::new(Connection { _open: open, refused });
-        Http { inner, api: Arc::clone(&self.0), connection }
+        Http { inner, layer: self.clone() }
     }
 }
 
-impl<S> Service<HttpRequest> for Http<S>
+impl<S, B> Service<HttpRequest<B>> for Http<S>
 where
-    S: Service<HttpRequest, Response = HttpResponse, Error = BoxError>,
+    S: Service<HttpRequest<B>, Response = HttpResponse, Error = BoxError>,
     S::Future: Send + 'static,
 {
     type Response = HttpResponse;
@@ -64,13 +76,18 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, mut request: HttpRequest) -> Self::Future {
+    fn call(&mut self, mut request: HttpRequest<B>) -> Self::Future {
+        let HttpLayer { api, connection } = self.layer.clone();
+        let serving = connection.link.serve();
         let origin = request.headers().get("origin").and_then(|value| value.to_str().ok());
-        let allowed = origin.and_then(|origin| allowed_origin(&self.api.settings.cors, origin));
-        let ours = self.own_answer(&request);
+        let allowed = origin.and_then(|origin| allowed_origin(&api.settings.cors, origin));
+        let ours = self.layer.own_answer(&request);
+        if ours.is_none() && is_upgrade_request(&request) {
+            connection.link.upgraded();
+        }
         // A WebSocket keeps the request's extensions, and so stays counted.
-        request.extensions_mut().insert(Arc::clone(&self.connection));
-        let api = Arc::clone(&self.api);
+        request.extensions_mut().insert(InFlight::new(&connection.link));
+        request.extensions_mut().insert(connection);
         let inner = ours.is_none().then(|| self.inner.call(request));
         Box::pin(async move {
             let mut response = match (ours, inner) {
@@ -82,14 +99,18 @@ where
                 set(&mut response, "access-control-allow-origin", &origin);
                 set(&mut response, "vary", "origin");
             }
+            if let Some(held) = response.extensions_mut().remove::<Arc<Held>>() {
+                response = response.map(|body| HttpBody::new(HeldBody::new(body, held)));
+            }
+            drop(serving);
             Ok(response)
         })
     }
 }
 
-impl<S> Http<S> {
+impl HttpLayer {
     /// What is answered without JSON-RPC.
-    fn own_answer(&self, request: &HttpRequest) -> Option<HttpResponse> {
+    fn own_answer<B>(&self, request: &HttpRequest<B>) -> Option<HttpResponse> {
         if self.connection.refused {
             let max = self.api.settings.connections_max;
             let text = format!("too many connections, at most {max}");

@@ -1,11 +1,16 @@
 //! Requests in numbers, and the port where Prometheus reads all metrics of the process.
 
 use crate::rpc::{Api, methods::METHODS};
-use crate::runtime::metrics::Metrics;
+use crate::runtime::metrics::{Metrics, StageMetrics};
+use crate::types::ids::TimestampUs;
 use prometheus_client::metrics::{
     counter::Counter, family::Family, gauge::Gauge, histogram::Histogram,
 };
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -28,9 +33,14 @@ const READERS_MAX: usize = 16;
 pub struct RpcMetrics {
     by_method: Vec<(Histogram, Counter)>,
     unknown: Counter,
+    stage: StageMetrics,
     batches: Counter,
     connections: Gauge,
     subscriptions: Gauge,
+    /// Set when they are read.
+    pool: Gauge,
+    uptime: Gauge,
+    started_us: OnceLock<TimestampUs>,
 }
 
 /// One of something that is open; dropping it closes it.
@@ -43,8 +53,8 @@ impl Drop for Open {
 }
 
 impl RpcMetrics {
-    /// Registers all of them.
-    pub fn new(metrics: &Metrics) -> Self {
+    /// Registers all of them; `stage` are those that every stage has.
+    pub fn new(metrics: &Metrics, stage: StageMetrics) -> Self {
         let times: Family<Label, Histogram> =
             Family::new_with_constructor(|| Histogram::new(BUCKETS));
         let errors: Family<Label, Counter> = Family::default();
@@ -55,16 +65,36 @@ impl RpcMetrics {
         let this = Self {
             by_method: METHODS.iter().map(|method| per_method(method.name)).collect(),
             unknown: errors.get_or_create(&[("method", "unknown")]).clone(),
+            stage,
             batches: Counter::default(),
             connections: Gauge::default(),
             subscriptions: Gauge::default(),
+            pool: Gauge::default(),
+            uptime: Gauge::default(),
+            started_us: OnceLock::new(),
         };
         metrics.register("rpc_request_seconds", "Time from request to answer.", &times);
         metrics.register("rpc_errors", "Requests answered with an error.", &errors);
         metrics.register("rpc_batches", "Batches.", &this.batches);
         metrics.register("rpc_connections", "Open connections.", &this.connections);
         metrics.register("rpc_subscriptions", "Open subscriptions.", &this.subscriptions);
+        metrics.register("pool_transactions", "Transactions that wait.", &this.pool);
+        metrics.register("uptime_seconds", "Time since the node serves clients.", &this.uptime);
         this
+    }
+
+    /// From when on uptime counts; the first call stands.
+    pub fn started(&self, now_us: TimestampUs) {
+        self.started_us.get_or_init(|| now_us);
+    }
+
+    /// Sets what is only known when somebody looks.
+    fn look(&self, api: &Api) {
+        let now_us = api.clock.now_us();
+        let up_us = now_us.saturating_sub(*self.started_us.get_or_init(|| now_us));
+        self.uptime.set(i64::try_from(up_us / 1_000_000).unwrap_or(i64::MAX));
+        let waiting = api.backend.pool.pending_count();
+        self.pool.set(i64::try_from(waiting).unwrap_or(i64::MAX));
     }
 
     /// Notes one request of a method.
@@ -75,6 +105,11 @@ impl RpcMetrics {
         if failed {
             errors.inc();
         }
+    }
+
+    /// Notes that a thread worked on a request for `took_us`, with `waiting` that block.
+    pub fn worked(&self, took_us: u64, waiting: usize) {
+        self.stage.item(took_us, waiting);
     }
 
     /// Notes a request of a method that does not exist.
@@ -131,6 +166,7 @@ async fn answer(stream: &TcpStream, metrics: &Metrics, api: &Api) -> io::Result<
     let (status, kind, body) = match path {
         Some(b"/metrics") => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            api.metrics.look(api);
             ("200 OK", kind, metrics.render())
         }
         Some(b"/health") => {

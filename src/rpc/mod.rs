@@ -4,9 +4,12 @@
 //! that became durable, through `Events`. Output: transactions for ingress, answers, notifications.
 //!
 //! Limits: sizes of requests and answers, entries of a batch, connections, subscriptions, waiting
-//! synchronous sends, queued blocking requests (`Settings`); what exceeds one is refused with
-//! -32005. Failure: every refusal is a JSON-RPC error; a panic in a handler is logged and answered
-//! with -32603; nothing in here ends the process. A subscriber that is too slow is told so and its
+//! synchronous sends, queued blocking requests (`Settings`), bytes of large answers that wait for
+//! their clients (`answers`); what exceeds one is refused with -32005. A WebSocket that asks
+//! faster than it is answered, or does not take its answers, is not read (`socket`).
+//!
+//! Failure: every refusal is a JSON-RPC error; a panic in a handler is logged and answered with
+//! -32603; nothing in here ends the process. A subscriber that is too slow is told so and its
 //! subscription ends.
 //!
 //! Seats: the runtime's threads take the seats of stage `rpc` in turn. What may wait for the disk
@@ -26,17 +29,19 @@ pub mod waiters;
 pub mod send;
 pub mod subscribe;
 pub mod metrics;
+pub mod socket;
+pub mod answers;
 pub mod dispatch;
 pub mod http;
 pub mod server;
 
-use crate::rpc::{metrics::RpcMetrics, subscribe::Events, waiters::Waiters};
+use crate::rpc::{metrics::RpcMetrics, socket::ASK_TIMEOUT, subscribe::Events, waiters::Waiters};
 use crate::runtime::{clock::Clock, pin::Seat};
 use crate::types::{
     ids::BlockNumber,
     view::{ChainReader, PoolReader, ProofSource, Simulator},
 };
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 /// What requests are answered from.
 #[derive(Clone)]
@@ -98,6 +103,8 @@ pub struct Settings {
     pub batch_max: usize,
     /// Open connections at most.
     pub connections_max: u32,
+    /// How long a connection that is no WebSocket may ask nothing.
+    pub ask_timeout: Duration,
     /// Subscriptions of a connection at most.
     pub subscriptions_max: u32,
     /// Threads for requests that block.
@@ -125,9 +132,10 @@ impl Default for Settings {
             metrics_address: None,
             seats: Vec::new(),
             request_bytes_max: 5 * 1024 * 1024,
-            response_bytes_max: 64 * 1024 * 1024,
+            response_bytes_max: 160 * 1024 * 1024,
             batch_max: 1_000,
             connections_max: 1_000,
+            ask_timeout: ASK_TIMEOUT,
             subscriptions_max: 128,
             blocking_threads: 4,
             blocking_queue_max: 4_096,

@@ -3,19 +3,19 @@
 //! Numbers are hex quantities and names have underscores, as MegaETH's clients expect; only the
 //! `nonce` of a state change is a plain number.
 
-use crate::rpc::convert::{self, At};
+use crate::rpc::convert::{self, At, Receipts, ShownReceipts};
 use crate::types::{
     diff::{Account, AccountDiff},
     mini_block::MiniBlock,
 };
-use alloy_consensus::{ReceiptEnvelope, TxEnvelope};
+use alloy_consensus::TxEnvelope;
 use alloy_primitives::{Address, B256, Signature, U256};
-use alloy_rpc_types_eth::{Log, Transaction, TransactionReceipt};
+use alloy_rpc_types_eth::Transaction;
 use serde::{Serialize, ser::SerializeMap as _};
 
 /// An item of `miniBlocks`.
 #[derive(Serialize)]
-pub struct ShownMiniBlock {
+pub struct ShownMiniBlock<'a> {
     block_number: U256,
     block_timestamp: U256,
     index: U256,
@@ -23,7 +23,7 @@ pub struct ShownMiniBlock {
     mini_block_timestamp: U256,
     gas_used: U256,
     transactions: Vec<Transaction<TxEnvelope>>,
-    receipts: Vec<TransactionReceipt<ReceiptEnvelope<Log>>>,
+    receipts: ShownReceipts<'a>,
     transaction_root: B256,
     receipt_root: B256,
     signature: ShownSignature,
@@ -44,7 +44,7 @@ impl From<&Signature> for ShownSignature {
 }
 
 /// A mini-block with whole transactions and receipts, whose block hash is all `ff`.
-pub fn mini_block(mini: &MiniBlock) -> ShownMiniBlock {
+pub fn mini_block(mini: &MiniBlock) -> ShownMiniBlock<'_> {
     let at = At::open(&mini.environment);
     let numbered = (mini.first_transaction..).zip(&mini.transactions);
     ShownMiniBlock {
@@ -55,13 +55,7 @@ pub fn mini_block(mini: &MiniBlock) -> ShownMiniBlock {
         mini_block_timestamp: U256::from(mini.timestamp_us),
         gas_used: U256::from(mini.gas_used),
         transactions: numbered.map(|(index, tx)| convert::transaction(tx, at, index)).collect(),
-        receipts: convert::receipts(
-            &mini.transactions,
-            &mini.receipts,
-            at,
-            mini.first_transaction,
-            mini.first_log,
-        ),
+        receipts: ShownReceipts(vec![Receipts::open(mini)]),
         transaction_root: mini.transaction_root,
         receipt_root: mini.receipt_root,
         signature: ShownSignature::from(&mini.signature),

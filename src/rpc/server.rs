@@ -5,15 +5,21 @@ use crate::rpc::{
     dispatch::{DispatchLayer, Dispatcher},
     http::HttpLayer,
     metrics::{self, RpcMetrics},
+    socket::{Link, Socket},
     subscribe::{self, Events},
     waiters::Waiters,
 };
-use crate::runtime::{clock::Clock, metrics::Metrics, pin};
+use crate::runtime::{
+    clock::Clock,
+    metrics::{Metrics, StageMetrics},
+    pin,
+};
 use jsonrpsee::{
     core::RegisterMethodError,
     server::{
-        BatchRequestConfig, PingConfig, RandomStringIdProvider, RpcModule, Server, ServerConfig,
-        ServerHandle, middleware::rpc::RpcServiceBuilder,
+        BatchRequestConfig, Methods, PingConfig, RandomStringIdProvider, RpcModule, Server,
+        ServerConfig, ServerHandle, StopHandle, middleware::rpc::RpcServiceBuilder,
+        serve_with_graceful_shutdown, stop_channel,
     },
 };
 use jsonrpsee::{core::traits::IdProvider, types::SubscriptionId};
@@ -32,6 +38,8 @@ use tokio::runtime::{Builder, Runtime};
 const WEBSOCKET_MESSAGES_MAX: u32 = 32;
 /// How long requests may run on after a stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long nobody is let in after the system refused to.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often a WebSocket client is asked whether it is there.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -49,6 +57,8 @@ pub struct Parts {
     pub clock: Clock,
     /// Where numbers are registered, and what the metrics port shows.
     pub metrics: Arc<Metrics>,
+    /// What the RPC says of itself as every stage does.
+    pub stage: StageMetrics,
 }
 
 /// Why a server could not start.
@@ -146,7 +156,7 @@ impl IdProvider for SubscriptionIds {
 /// # Errors
 /// Where an address cannot be had or no threads can be started.
 pub fn start(parts: Parts) -> Result<RunningServer, StartError> {
-    let Parts { settings, facts, backend, events, clock, metrics } = parts;
+    let Parts { settings, facts, backend, events, clock, metrics, stage } = parts;
     let listener = listen("JSON-RPC", settings.address, "--rpc")?;
     let metrics_listener = match settings.metrics_address {
         Some(address) => Some(listen("metrics", address, "--metrics")?),
@@ -165,7 +175,7 @@ pub fn start(parts: Parts) -> Result<RunningServer, StartError> {
 
     let waiters = Arc::new(Waiters::new(settings.sync_waiters_max));
     let api = Arc::new(Api {
-        metrics: RpcMetrics::new(&metrics),
+        metrics: RpcMetrics::new(&metrics, stage),
         waiters: Arc::clone(&waiters),
         events: events.clone(),
         backend,
@@ -173,6 +183,7 @@ pub fn start(parts: Parts) -> Result<RunningServer, StartError> {
         settings: settings.clone(),
         clock,
     });
+    api.metrics.started(api.clock.now_us());
     let chain = Arc::clone(&api.backend.chain);
     runtime.spawn(events.serve_waiters(waiters, chain));
     if let Some(socket) = metrics_listener {
@@ -188,15 +199,63 @@ pub fn start(parts: Parts) -> Result<RunningServer, StartError> {
         |params, pending, api, _| subscribe::serve(params, pending, api),
     )?;
     let dispatcher = Arc::new(Dispatcher::new(Arc::clone(&api)));
-    let server = Server::builder()
-        .set_config(server_config(&settings))
-        .set_rpc_middleware(RpcServiceBuilder::new().layer(DispatchLayer(dispatcher)))
-        .set_http_middleware(tower::ServiceBuilder::new().layer(HttpLayer(api)))
-        .build_from_tcp(listener)
-        .map_err(failed)?;
-    let handle = server.start(module);
+    let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
+    let (stop, handle) = stop_channel();
+    let door = Door { config: server_config(&settings), methods: module.into(), dispatcher, api };
+    runtime.spawn(door.accept(listener, stop));
     drop(entered);
     Ok(RunningServer { local_addr, metrics_addr, handle, runtime: Some(runtime) })
+}
+
+/// Where connections come in.
+struct Door {
+    config: ServerConfig,
+    methods: Methods,
+    dispatcher: Arc<Dispatcher>,
+    api: Arc<Api>,
+}
+
+impl Door {
+    /// Lets connections in until the stop.
+    async fn accept(self, listener: tokio::net::TcpListener, stop: StopHandle) {
+        let stopped = stop.clone().shutdown();
+        tokio::pin!(stopped);
+        for id in 0.. {
+            let accepted = tokio::select! {
+                () = &mut stopped => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted.and_then(|(stream, _)| stream.set_nodelay(true).map(|()| stream)) {
+                Ok(stream) => self.serve(stream, id, &stop),
+                Err(error) => {
+                    tracing::warn!(%error, "a client could not connect");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn serve(&self, stream: tokio::net::TcpStream, id: u32, stop: &StopHandle) {
+        let settings = &self.api.settings;
+        let request_bytes_max = usize::try_from(settings.request_bytes_max).unwrap_or(usize::MAX);
+        let link = Link::new(request_bytes_max, settings.ask_timeout);
+        let dispatch = DispatchLayer(Arc::clone(&self.dispatcher), Arc::clone(&link));
+        let http = HttpLayer::new(Arc::clone(&self.api), Arc::clone(&link));
+        let service = Server::builder()
+            .set_config(self.config.clone())
+            .set_rpc_middleware(RpcServiceBuilder::new().layer(dispatch))
+            .set_http_middleware(tower::ServiceBuilder::new().layer(http))
+            .to_service_builder()
+            .connection_id(id)
+            .build(self.methods.clone(), stop.clone());
+        let socket = Socket::new(stream, link);
+        let served = serve_with_graceful_shutdown(socket, service, stop.clone().shutdown());
+        tokio::spawn(async move {
+            if let Err(error) = served.await {
+                tracing::debug!(error, "a connection ended");
+            }
+        });
+    }
 }
 
 fn server_config(settings: &Settings) -> ServerConfig {

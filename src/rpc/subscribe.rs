@@ -43,8 +43,6 @@ use std::{
 };
 use tokio::sync::broadcast::{self, error::RecvError};
 
-/// Mini-blocks, blocks and heartbeats that a subscriber may be behind: more than 2 s.
-pub const CHAIN_EVENTS_MAX: usize = 256;
 /// Admitted transactions that a subscriber may be behind.
 pub const ADMITTED_MAX: usize = 16_384;
 /// Microseconds within which heartbeat subscribers hear something.
@@ -78,10 +76,11 @@ pub enum Item {
 }
 
 impl Events {
-    /// A fan-out for a chain with this interval between mini-blocks.
-    pub fn new(mini_block_interval_us: u64) -> Self {
+    /// A fan-out for a chain with this interval between mini-blocks. A subscriber may be behind by
+    /// `behind_max` mini-blocks, blocks and heartbeats, rounded up to a power of two.
+    pub fn new(mini_block_interval_us: u64, behind_max: usize) -> Self {
         let shared = Shared {
-            chain: broadcast::Sender::new(CHAIN_EVENTS_MAX),
+            chain: broadcast::Sender::new(behind_max.max(1)),
             admitted: broadcast::Sender::new(ADMITTED_MAX),
             interval_us: mini_block_interval_us,
             spoke_us: AtomicU64::new(0),

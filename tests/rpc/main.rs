@@ -4,6 +4,7 @@
 #![expect(clippy::disallowed_methods, reason = "clients run on threads and watch the clock")]
 
 mod batches;
+mod connections;
 mod methods;
 mod mock;
 mod sends;

@@ -9,7 +9,10 @@ use basalt::{
         server::{self, Parts, RunningServer},
         subscribe::Events,
     },
-    runtime::{clock::Clock, metrics::Metrics},
+    runtime::{
+        clock::Clock,
+        metrics::{Metrics, StageMetrics},
+    },
     types::{
         block::Block,
         diff::{Account, AccountDiff, Diff},
@@ -359,7 +362,7 @@ impl Node {
             Settings { address: free, metrics_address: Some(free), ..Settings::default() };
         change(&mut settings);
         let chain = Chain::new();
-        let events = Events::new(10_000);
+        let events = Events::new(10_000, 256);
         let server = server::start(Parts {
             settings,
             facts: facts(),
@@ -372,6 +375,7 @@ impl Node {
             events: events.clone(),
             clock: Clock::system(),
             metrics: Arc::new(Metrics::default()),
+            stage: StageMetrics::unregistered(),
         });
         Self { chain, events, server: server.expect("a free port") }
     }

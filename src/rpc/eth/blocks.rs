@@ -2,7 +2,7 @@
 
 use crate::rpc::{
     Api,
-    convert::{self, At},
+    convert::{self, At, Receipts, ShownReceipts},
     error::RpcError,
     eth::{Json, json, null},
     params::{self, Args},
@@ -211,16 +211,9 @@ pub(crate) fn block_receipts(api: &Api, args: &mut Args<'_>) -> Result<Json, Rpc
     args.end()?;
     if id == BlockId::Pending {
         let open = api.open_block()?;
-        let at = At::open(&open.environment);
-        let mut shown = Vec::new();
-        for mini in &open.mini_blocks {
-            let (first, first_log) = (mini.first_transaction, mini.first_log);
-            let all = &mini.receipts;
-            shown.extend(convert::receipts(&mini.transactions, all, at, first, first_log));
-        }
-        return json(&shown);
+        let parts = open.mini_blocks.iter().map(|mini| Receipts::open(mini)).collect();
+        return json(&ShownReceipts(parts));
     }
     let Some(block) = api.block(id)? else { return Ok(null()) };
-    let at = At::sealed(&block);
-    json(&convert::receipts(&block.transactions, &block.receipts, at, 0, 0))
+    json(&ShownReceipts(vec![Receipts::sealed(&block)]))
 }

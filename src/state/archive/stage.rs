@@ -1,10 +1,11 @@
 //! The archive's reader: one thread with an io_uring that serves many reads at once.
 
+use crate::runtime::{clock::Clock, metrics::StageMetrics};
 use crate::state::archive::{
     read::{Request, Requests, read_direct},
     segment,
 };
-use crate::types::map::Map;
+use crate::types::{ids::TimestampUs, map::Map};
 use std::{
     fs::File,
     io,
@@ -20,22 +21,36 @@ const RING_ENTRIES: u32 = 256;
 
 type Files = Map<u32, Rc<uring::fs::File>>;
 
+/// What notes each read. Its time runs from the submission to the answer.
+#[derive(Clone)]
+struct Notes {
+    clock: Clock,
+    metrics: StageMetrics,
+}
+
+impl Notes {
+    fn read(&self, start_us: TimestampUs, waiting: usize) {
+        self.metrics.item(self.clock.now_us().saturating_sub(start_us), waiting);
+    }
+}
+
 /// Serves reads of the segments in `folder` until every client is gone.
 ///
 /// Where the kernel offers no io_uring it reads with pread, one at a time, and says so once.
-pub fn run(requests: Requests, folder: &Path) {
+pub fn run(requests: Requests, folder: &Path, clock: &Clock, metrics: &StageMetrics) {
+    let notes = Notes { clock: clock.clone(), metrics: metrics.clone() };
     let mut builder = uring::builder();
     builder.entries(RING_ENTRIES);
     match uring::Runtime::new(&builder) {
-        Ok(runtime) => runtime.block_on(serve(requests, folder)),
+        Ok(runtime) => runtime.block_on(serve(requests, folder, notes)),
         Err(error) => {
             tracing::warn!(%error, "no io_uring for the archive: its reads take turns");
-            serve_in_turn(&requests, folder);
+            serve_in_turn(&requests, folder, &notes);
         }
     }
 }
 
-async fn serve(requests: Requests, folder: &Path) {
+async fn serve(requests: Requests, folder: &Path, notes: Notes) {
     let wake = uring::net::UnixStream::from_std(requests.wake);
     let mut files = Files::default();
     let mut bell = vec![0u8; 4096];
@@ -50,7 +65,8 @@ async fn serve(requests: Requests, folder: &Path) {
                     continue;
                 }
             };
-            drop(uring::spawn(answer(file, request)));
+            let waiting = requests.queue.len();
+            drop(uring::spawn(answer(file, request, notes.clone(), waiting)));
         }
         match rung {
             Ok(0) => return,
@@ -63,9 +79,11 @@ async fn serve(requests: Requests, folder: &Path) {
     }
 }
 
-async fn answer(file: Rc<uring::fs::File>, request: Request) {
+async fn answer(file: Rc<uring::fs::File>, request: Request, notes: Notes, waiting: usize) {
+    let start_us = notes.clock.now_us();
     let buffer = vec![0; request.bytes];
     let (result, buffer) = file.read_exact_at(buffer, request.offset).await;
+    notes.read(start_us, waiting);
     drop(request.reply.try_send(result.map(|()| buffer)));
 }
 
@@ -82,10 +100,18 @@ fn opened(files: &mut Files, folder: &Path, segment: u32) -> io::Result<Rc<uring
     Ok(file)
 }
 
-fn serve_in_turn(requests: &Requests, folder: &Path) {
+fn serve_in_turn(requests: &Requests, folder: &Path, notes: &Notes) {
     for request in &requests.queue {
+        let start_us = notes.clock.now_us();
         let path: PathBuf = segment::path(folder, request.segment);
         let read = read_direct(&path, request.offset, request.bytes);
+        notes.read(start_us, requests.queue.len());
         drop(request.reply.try_send(read));
     }
+}
+
+/// `run` without numbers, for tests of the archive.
+#[cfg(test)]
+pub(super) fn run_unnoted(requests: Requests, folder: &Path) {
+    run(requests, folder, &Clock::manual(0), &StageMetrics::unregistered());
 }

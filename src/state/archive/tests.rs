@@ -107,7 +107,7 @@ fn the_readers_thread_serves_many_clients() {
     let blocks = blocks(60);
     let positions = archive.append(&blocks).unwrap();
     std::thread::scope(|scope| {
-        scope.spawn(|| stage::run(requests, folder.path()));
+        scope.spawn(|| stage::run_unnoted(requests, folder.path()));
         std::thread::scope(|clients| {
             for _ in 0..4 {
                 clients.spawn(|| check(&archive, &blocks, &positions));
