@@ -18,7 +18,7 @@ use crate::state::{
         read::{self, Access},
     },
     checkpoint::{self, Target},
-    environment::{Environment, EnvironmentConfig, Identity, Opened},
+    environment::{Environment, EnvironmentConfig, Opened},
     published::Published,
     snapshot::Snapshot,
 };
@@ -33,10 +33,10 @@ use crate::types::{
 use crate::wal::{
     log::Log,
     replay::{self, Replay},
-    segment::Preparer,
+    segment::{Preparer, holds_segments},
 };
 use alloy_consensus::Header;
-use alloy_primitives::Bytes;
+use alloy_primitives::{B256, Bytes};
 use std::{
     path::Path,
     sync::{
@@ -82,27 +82,36 @@ pub struct Recovered {
     pub open: Vec<Arc<MiniBlock>>,
 }
 
-/// Opens everything below the data folder and replays the log.
+/// Opens everything below the data folder and replays the log. `None` where `ended` said so on the
+/// way: a long replay is no reason to ignore a signal, and nothing is lost by breaking it off.
 ///
 /// # Errors
 /// Where the data folder is of another chain, damaged or unreadable.
-pub fn recover(settings: &Settings, clock: &Clock, readers: usize) -> Result<Recovered, NodeError> {
+pub fn recover(
+    settings: &Settings,
+    (clock, readers): (&Clock, usize),
+    ended: &dyn Fn() -> bool,
+) -> Result<Option<Recovered>, NodeError> {
     let chain = &settings.config.chain;
-    let identity = Identity { chain_id: chain.id, genesis: genesis::identity(chain)? };
+    let spec = genesis::spec(chain, 0)?;
+    let identity = genesis::identity(chain, &spec)?;
     let folder = settings.folder.as_path();
     let environment =
         Environment::open(&folder.join(folders::STATE), &EnvironmentConfig::default(), identity)
             .map_err(NodeError::of)?;
     let (archive, opened) = open_archive(settings, &environment)?;
-    let spec = genesis::spec(chain, 0)?;
     let snapshot = Arc::new(Snapshot::open(&environment, readers).map_err(NodeError::of)?);
     let steady = Arc::new(AtomicU64::new(opened.checkpoint.block));
     let mut replay = open_log(settings, folder, &opened, &steady)?;
     let trie = StateTrie::new(Arc::clone(&snapshot) as _, settings.config.trie_cache_bytes)
         .map_err(NodeError::of)?;
+    check_checkpoint(&opened, trie.root())?;
     let mut chain = Replayed::new(settings, &opened, trie, snapshot);
     let target = Target { environment: &environment, archive: &archive, readers };
     while let Some(next) = replay.next_event().map_err(NodeError::of)? {
+        if ended() {
+            return Ok(None);
+        }
         let position = next.position;
         chain.take(next.event).map_err(|error| NodeError(format!("{position}: {error}")))?;
         if chain.gathered_weight >= GATHERED_WEIGHT_MAX {
@@ -111,6 +120,7 @@ pub fn recover(settings: &Settings, clock: &Clock, readers: usize) -> Result<Rec
     }
     chain.checkpoint(&target, &steady)?;
     let (log, preparer) = replay.finish(clock).map_err(NodeError::of)?;
+    warn_of_empty_log(&log, &opened);
     let published = chain.publish(&archive, opened.recent_hashes)?;
     let Replayed { trie, snapshot, head, header, link, overlay, open, .. } = chain;
     tracing::info!(
@@ -119,7 +129,7 @@ pub fn recover(settings: &Settings, clock: &Clock, readers: usize) -> Result<Rec
         open_mini_blocks = open.len(),
         "the chain is taken up"
     );
-    Ok(Recovered {
+    Ok(Some(Recovered {
         spec,
         environment,
         archive,
@@ -134,7 +144,39 @@ pub fn recover(settings: &Settings, clock: &Clock, readers: usize) -> Result<Rec
         link,
         overlay,
         open,
-    })
+    }))
+}
+
+/// What is built upon must be what was written: a damaged state would become wrong blocks.
+fn check_checkpoint(opened: &Opened, root: B256) -> Result<(), NodeError> {
+    let (at, header) = (&opened.checkpoint, &opened.header);
+    let (hash, stated) = (header.hash_slow(), header.state_root);
+    let differs = |what: &str, found: B256, wanted: B256| {
+        Err(NodeError(format!(
+            "checkpoint of block {}: its {what} is {found}, but {wanted} was written: the state \
+             database is damaged; restore the data folder from a copy",
+            at.block
+        )))
+    };
+    if hash != at.hash {
+        return differs("header's hash", hash, at.hash);
+    }
+    if root != stated {
+        return differs("state root", root, stated);
+    }
+    Ok(())
+}
+
+/// A node that once sealed a block has records, under the checkpoint or above.
+fn warn_of_empty_log(log: &Log, opened: &Opened) {
+    if log.newest_record() == 0 && opened.checkpoint.block > 0 {
+        tracing::warn!(
+            block = opened.checkpoint.block,
+            "the log is empty, though there is a checkpoint: unless the node had ended cleanly, \
+             what was acknowledged after that block is lost; who did not remove the log on \
+             purpose should stop now and restore it from a copy"
+        );
+    }
 }
 
 fn open_archive(
@@ -149,6 +191,7 @@ fn open_archive(
     let opened = match environment.opened().map_err(NodeError::of)? {
         Some(opened) => opened,
         None => {
+            refuse_lost_state(&settings.folder)?;
             let archive = open(None, Access::Direct)?;
             let chain = &settings.config.chain;
             let spec = genesis::spec(chain, chain.dev_accounts)?;
@@ -162,6 +205,21 @@ fn open_archive(
     let seat = settings.plan.seat(Stage::Archive);
     pin::spawn(seat, move || archive::stage::run(requests, &folder)).map_err(NodeError::of)?;
     Ok((Arc::new(archive), opened))
+}
+
+/// The log is made after the first state: with a log and no state, the state was lost, and
+/// writing a new one would clear the archive.
+fn refuse_lost_state(folder: &Path) -> Result<(), NodeError> {
+    let log = folder.join(folders::WAL);
+    if holds_segments(&log).map_err(|error| NodeError(format!("{}: {error}", log.display())))? {
+        return Err(NodeError(format!(
+            "{} holds no chain, but the log {} has records of one: restore the state folder from \
+             a copy, or forget the chain: empty the data folder (--fresh); nothing was changed",
+            folder.join(folders::STATE).display(),
+            log.display()
+        )));
+    }
+    Ok(())
 }
 
 fn open_log(
@@ -280,7 +338,7 @@ impl Replayed {
     fn publish(
         &self,
         archive: &Arc<Archive>,
-        hashes: Vec<(u64, alloy_primitives::B256)>,
+        hashes: Vec<(u64, B256)>,
     ) -> Result<Arc<Published>, NodeError> {
         let published = Published::new(Arc::clone(&self.snapshot), Arc::clone(archive), hashes)
             .map_err(NodeError::of)?;
