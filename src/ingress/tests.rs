@@ -174,12 +174,8 @@ fn a_replacement_must_pay_a_tenth_more_on_both() {
 
 #[test]
 fn bounds_refuse_and_change_nothing() {
-    let limits = PoolLimits {
-        transactions_max: 4,
-        per_sender_max: 3,
-        held_max: 1,
-        ..PoolLimits::default()
-    };
+    let limits =
+        PoolLimits { transactions_max: 4, per_sender_max: 3, held_max: 1, ..PoolLimits::default() };
     let bench = Bench::new(limits);
     let rich = account(0, RICH);
     assert_eq!(bench.enter(plain(2, 10, 1), &rich), Ok(Entered::Held));
