@@ -350,3 +350,177 @@ impl Replayed {
         Ok(Arc::new(published))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::overlay::{Flag, Sources, effective};
+    use crate::mini_block::seal::seal as seal_mini_block;
+    use crate::topology::{
+        hardware::Machine,
+        plan::{Wants, plan},
+    };
+    use crate::types::{
+        diff::{Account, AccountDiff, Diff},
+        mini_block::BlockEnvironment,
+    };
+    use alloy_primitives::{Address, Signature, U256};
+
+    const READERS: usize = 8;
+    const SOMEONE: Address = Address::repeat_byte(9);
+
+    fn settings(folder: &Path) -> Settings {
+        let flag = |key, value: &str| Flag { flag: "--test", key, value: value.to_owned() };
+        let sources = Sources {
+            environment: vec![("HOME".to_owned(), "/h".to_owned())],
+            flags: vec![flag("wal.segment_bytes", "4194304"), flag("wal.durable_write", "pwrite")],
+            ..Sources::default()
+        };
+        let config = effective(&sources).unwrap().config;
+        let plan = plan(&Machine::read().unwrap(), &Wants::from(&config.topology));
+        Settings { config, folder: folder.to_owned(), plan, watch: Arc::new(|_| {}) }
+    }
+
+    fn recovered(settings: &Settings) -> Result<Recovered, NodeError> {
+        let recovered = recover(settings, (&Clock::system(), READERS), &|| false);
+        recovered.map(|recovered| recovered.expect("nobody asked for the end"))
+    }
+
+    fn environment(number: u64) -> BlockEnvironment {
+        BlockEnvironment {
+            number,
+            timestamp: 1_000 + number,
+            base_fee: 7,
+            gas_limit: 30_000_000,
+            fee_recipient: Address::ZERO,
+            prev_randao: B256::ZERO,
+        }
+    }
+
+    fn gift(balance: u64) -> Arc<Diff> {
+        let account = Account { balance: U256::from(balance), ..Account::default() };
+        let change = AccountDiff { account: Some(account), ..AccountDiff::default() };
+        Arc::new(Diff { accounts: [(SOMEONE, change)].into_iter().collect(), ..Diff::default() })
+    }
+
+    /// The only mini-block of its block; the balance that it gives is its number.
+    fn mini_block(block: u64, parent: Link) -> (MiniBlock, Link) {
+        let mut mini_block = MiniBlock {
+            number: 0,
+            environment: environment(block),
+            index: 0,
+            first_transaction: 0,
+            first_log: 0,
+            timestamp_us: 1,
+            parent_hash: B256::ZERO,
+            transactions: Vec::new(),
+            receipts: Vec::new(),
+            diff: gift(parent.number + 1),
+            gas_used: 0,
+            transaction_root: B256::ZERO,
+            receipt_root: B256::ZERO,
+            hash: B256::ZERO,
+            signature: Signature::test_signature(),
+        };
+        let sign = |_| Signature::test_signature();
+        let link = seal_mini_block(&mut mini_block, parent, &sign).unwrap();
+        (mini_block, link)
+    }
+
+    fn close(block: u64, parent_hash: B256, link: Link) -> Event {
+        Event::Close(Arc::new(BlockClose {
+            environment: environment(block),
+            parent_hash,
+            last_mini_block: link.number,
+            mini_block_count: 1,
+            transaction_count: 0,
+            gas_used: 0,
+            requests: Vec::new(),
+            diff: Arc::new(Diff::default()),
+        }))
+    }
+
+    fn log(recovered: &mut Recovered, events: impl IntoIterator<Item = Event>) {
+        for event in events {
+            recovered.log.add(&event).unwrap();
+        }
+        recovered.log.flush().unwrap();
+    }
+
+    #[test]
+    fn a_half_open_block_is_taken_up_and_the_closed_one_is_sealed() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = settings(folder.path());
+        let mut fresh = recovered(&settings).unwrap();
+        assert_eq!((fresh.head.number, fresh.link), (0, Link::default()));
+        let (first, link) = mini_block(1, fresh.link);
+        let (second, newest) = mini_block(2, link);
+        let end = close(1, fresh.head.hash, link);
+        log(&mut fresh, [Event::MiniBlock(first.into()), end, Event::MiniBlock(second.into())]);
+        drop(fresh);
+        let broken_off = recover(&settings, (&Clock::system(), READERS), &|| true).unwrap();
+        assert!(broken_off.is_none(), "a signal ends the replay");
+
+        let mut again = recovered(&settings).unwrap();
+        assert_eq!((again.head.number, again.link), (1, newest));
+        assert_eq!(again.header.state_root, again.trie.root());
+        assert_eq!(again.steady.load(Ordering::Acquire), 1, "whole blocks go under a checkpoint");
+        let open: Vec<u64> = again.open.iter().map(|mini_block| mini_block.number).collect();
+        assert_eq!(open, [2]);
+        let account = again.overlay.account(&SOMEONE).unwrap().unwrap();
+        assert_eq!(account.balance, U256::from(2));
+        // The open block's end comes in another life, and names the block sealed in replay.
+        let sealed = again.head.hash;
+        log(&mut again, [close(2, sealed, newest)]);
+        drop(again);
+        let last = recovered(&settings).unwrap();
+        assert_eq!((last.head.number, last.link, last.open.len()), (2, newest, 0));
+    }
+
+    #[test]
+    fn a_root_or_hash_that_differs_stops_with_the_records_position() {
+        let position = "wal-0000000000000001.seg at byte ";
+        // The end of block 2 names a block 1 that had another root.
+        let folder = tempfile::tempdir().unwrap();
+        let settings = settings(folder.path());
+        let mut fresh = recovered(&settings).unwrap();
+        let (first, link) = mini_block(1, fresh.link);
+        let (second, newest) = mini_block(2, link);
+        let genesis = fresh.head.hash;
+        let (first, second) = (Event::MiniBlock(first.into()), Event::MiniBlock(second.into()));
+        let ends = [close(1, genesis, link), close(2, B256::repeat_byte(1), newest)];
+        let [one, two] = ends;
+        log(&mut fresh, [first, one, second, two]);
+        drop(fresh);
+        let stopped = recovered(&settings).err().unwrap().to_string();
+        assert!(stopped.contains(position), "{stopped}");
+        assert!(stopped.contains(": block 2 has parent 0x0101"), "{stopped}");
+
+        // A diff that is not the one that was sealed and signed.
+        let folder = tempfile::tempdir().unwrap();
+        let settings = self::settings(folder.path());
+        let mut fresh = recovered(&settings).unwrap();
+        let (mut first, _) = mini_block(1, fresh.link);
+        first.diff = gift(1_000_000);
+        log(&mut fresh, [Event::MiniBlock(first.into())]);
+        drop(fresh);
+        let stopped = recovered(&settings).err().unwrap().to_string();
+        assert!(stopped.contains(position), "{stopped}");
+        assert!(stopped.contains("mini-block 1: its hash is"), "{stopped}");
+    }
+
+    #[test]
+    fn a_checkpoint_whose_root_or_header_differs_stops() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = settings(folder.path());
+        let fresh = recovered(&settings).unwrap();
+        let mut opened = fresh.environment.opened().unwrap().unwrap();
+        check_checkpoint(&opened, fresh.trie.root()).unwrap();
+        let stopped = check_checkpoint(&opened, B256::repeat_byte(1)).unwrap_err().to_string();
+        assert!(stopped.starts_with("checkpoint of block 0: its state root is 0x01"), "{stopped}");
+        assert!(stopped.contains("restore"), "{stopped}");
+        opened.header.gas_limit += 1;
+        let stopped = check_checkpoint(&opened, fresh.trie.root()).unwrap_err().to_string();
+        assert!(stopped.contains("header's hash"), "{stopped}");
+    }
+}
