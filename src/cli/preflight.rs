@@ -26,8 +26,8 @@ pub fn check(effective: &Effective) -> Result<(), NodeError> {
             error => NodeError::of(error),
         })?;
     }
-    listen(effective, ("rpc.address", "--rpc"), Some(config.rpc.address))?;
-    listen(effective, ("metrics.address", "--metrics"), config.metrics)
+    listen(effective, ("rpc.address", "--rpc (basalt dev)"), Some(config.rpc.address))?;
+    listen(effective, ("metrics.address", "--metrics (basalt dev)"), config.metrics)
 }
 
 /// Listens for a moment. The servers listen for good after the chain is taken up, which may take
