@@ -179,6 +179,41 @@ fn it_says_where_to_connect_and_what_each_block_holds() {
 }
 
 #[test]
+fn its_status_is_read_from_its_metrics() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_basalt"));
+    command.env("BASALT_WAL_SEGMENT_BYTES", "4194304").env("BASALT_LOG_LEVEL", "warn");
+    command.args(["dev", "--rpc", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--data"]);
+    let node = Node::start(command.arg(folder.path())).unwrap();
+    let from = Instant::now();
+    let metrics = loop {
+        let printed = node.printed.lock().unwrap().clone();
+        let line = printed.iter().find(|line| line.starts_with("metrics"));
+        if let Some(at) = line.and_then(|line| line.split("http://").nth(1)) {
+            break format!("http://{at}");
+        }
+        assert!(from.elapsed() < PATIENCE, "no line for the metrics: {printed:?}");
+        thread::sleep(Duration::from_millis(20));
+    };
+    let mut status = Command::new(env!("CARGO_BIN_EXE_basalt"));
+    status.args([
+        "status",
+        "--json",
+        "--rpc",
+        &format!("http://{}", node.address),
+        "--metrics",
+        &metrics,
+    ]);
+    let output = status.output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}");
+    let report: Value = serde_json::from_str(&text).unwrap();
+    for field in ["chain_id", "latest_block", "pool_transactions", "uptime_seconds"] {
+        assert!(report[field].is_number(), "{field}: {text}");
+    }
+}
+
+#[test]
 fn a_folder_serves_one_node_of_one_chain() {
     let parent = tempfile::tempdir().unwrap();
     let folder = parent.path().join("chain");

@@ -165,7 +165,7 @@ pub fn start(parts: Parts) -> Result<RunningServer, StartError> {
 
     let waiters = Arc::new(Waiters::new(settings.sync_waiters_max));
     let api = Arc::new(Api {
-        metrics: RpcMetrics::new(&metrics),
+        metrics: RpcMetrics::new(&metrics, clock.now_us()),
         waiters: Arc::clone(&waiters),
         events: events.clone(),
         backend,
