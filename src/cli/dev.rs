@@ -35,13 +35,13 @@ pub struct Dev {
     #[arg(long, value_name = "ADDR:PORT")]
     metrics: Option<String>,
     /// Milliseconds between mini-blocks, 1 to 1000 [default: 10]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
     mini_block_ms: Option<String>,
     /// Milliseconds between blocks, 100 to 60000 [default: 1000]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
     block_ms: Option<String>,
     /// Funded accounts, up to 100000 [default: 10]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
     accounts: Option<String>,
     /// Phrase that the accounts are derived from [default: test test … junk]
     #[arg(long, value_name = "PHRASE")]
@@ -50,7 +50,7 @@ pub struct Dev {
     #[arg(long, value_name = "FILE")]
     genesis: Option<String>,
     /// EIP-155 chain id [default: 31337, or the genesis file's]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
     chain_id: Option<String>,
 }
 
@@ -71,10 +71,18 @@ impl Dev {
             ("--genesis", "chain.genesis_file", self.genesis),
             ("--chain-id", "chain.id", self.chain_id),
         ];
-        let given = flags
-            .into_iter()
-            .filter_map(|(flag, key, value)| Some(Flag { flag, key, value: value? }));
-        sources.flags.extend(given);
+        for (flag, key, value) in flags {
+            let Some(value) = value else { continue };
+            // An unset variable in a script must not mean the default chain, least of all to
+            // --fresh.
+            if value.is_empty() {
+                return Err(format!(
+                    "flag {flag}: {key} = \"\" is empty; give a value, or leave the flag out for \
+                     the default"
+                ));
+            }
+            sources.flags.push(Flag { flag, key, value });
+        }
         sources.dev = true;
         let effective = effective(&sources).map_err(|error| error.to_string())?;
         Ok(Start { kind: Kind::Dev, effective, fresh: self.fresh })

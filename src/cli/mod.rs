@@ -5,6 +5,7 @@
 
 pub mod dev;
 pub mod node;
+pub mod preflight;
 pub mod start;
 pub mod plan;
 pub mod config;

@@ -1,7 +1,7 @@
 //! Runs a node: data folder, log, plan, banner, a line a block; until it ends.
 #![expect(clippy::print_stderr, reason = "a command line complains on standard error")]
 
-use crate::cli::{EXIT_DONE, EXIT_FAILED, Kind, Start, data::DataDirectory, dev, log};
+use crate::cli::{EXIT_DONE, EXIT_FAILED, Kind, Start, data::DataDirectory, dev, log, preflight};
 use crate::config::schema::Chain;
 use crate::crypto::derive::Accounts;
 use crate::node::{Node, NodeError, Settings, Watch};
@@ -32,6 +32,7 @@ pub fn run(start: Start) -> u8 {
 
 fn run_node(start: Start) -> Result<(), NodeError> {
     let Start { kind, effective, fresh } = start;
+    preflight::check(&effective)?;
     let config = effective.config;
     log::start(&config.log);
     for warning in &effective.warnings {
@@ -50,7 +51,11 @@ fn run_node(start: Start) -> Result<(), NodeError> {
             tell(block);
         }
     });
-    let node = Node::start(Settings { config, folder: held.path.clone(), plan, watch })?;
+    let settings = Settings { config, folder: held.path.clone(), plan, watch };
+    let Some(node) = Node::start(settings)? else {
+        tracing::info!("ended by a signal before the start was complete; nothing is lost");
+        return Ok(());
+    };
     let addresses = (node.rpc_address(), node.metrics_address());
     let banner = dev::banner(addresses.0, addresses.1, node.chain_id(), &accounts, total);
     print_line(&format!(

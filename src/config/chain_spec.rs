@@ -36,7 +36,10 @@ pub struct ChainSpec {
 #[derive(Debug, thiserror::Error)]
 pub enum GenesisError {
     /// The file cannot be read.
-    #[error("{file}: cannot be read ({error}); name a readable file with --genesis")]
+    #[error(
+        "{file}: cannot be read ({error}); name a readable file with --genesis or \
+        chain.genesis_file"
+    )]
     Unreadable {
         /// As it was given.
         file: String,

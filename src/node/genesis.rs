@@ -3,7 +3,11 @@
 use crate::config::{chain_spec::ChainSpec, schema::Chain};
 use crate::crypto::derive::Accounts;
 use crate::node::NodeError;
-use crate::state::{archive::Archive, environment::Environment, genesis};
+use crate::state::{
+    archive::Archive,
+    environment::{Environment, Identity},
+    genesis,
+};
 use crate::trie::root::StateTrie;
 use crate::types::view::NodeSource;
 use alloy_consensus::{EMPTY_OMMER_ROOT_HASH, Header};
@@ -13,19 +17,22 @@ use alloy_primitives::{B256, keccak256};
 use alloy_trie::EMPTY_ROOT_HASH;
 use std::{fs, sync::Arc};
 
-/// Tells one genesis from another without building it: a hundred thousand accounts take seconds to
-/// derive, and are needed once.
+/// Tells one chain from another without building its genesis: a hundred thousand accounts take
+/// seconds to derive, and are needed once. Whatever goes into the hash of a block but is not
+/// written down in the chain belongs here.
 ///
 /// # Errors
 /// Where the genesis file cannot be read.
-pub fn identity(chain: &Chain) -> Result<B256, NodeError> {
-    match &chain.genesis_file {
+pub fn identity(chain: &Chain, spec: &ChainSpec) -> Result<Identity, NodeError> {
+    let genesis = match &chain.genesis_file {
         Some(path) => {
-            let bytes = fs::read(path)
+            let mut bytes = fs::read(path)
                 .map_err(|error| NodeError(format!("{}: {error}", path.display())))?;
-            Ok(keccak256(bytes))
+            bytes.extend_from_slice(&chain.initial_base_fee_wei.to_be_bytes());
+            bytes.extend_from_slice(&chain.extra_data);
+            keccak256(bytes)
         }
-        None => Ok(keccak256(format!(
+        None => keccak256(format!(
             "{} {} {} {} {} {} {} {:?}",
             chain.id,
             chain.dev_mnemonic,
@@ -35,8 +42,9 @@ pub fn identity(chain: &Chain) -> Result<B256, NodeError> {
             chain.initial_base_fee_wei,
             chain.fee_recipient,
             chain.extra_data,
-        ))),
-    }
+        )),
+    };
+    Ok(Identity { chain_id: spec.chain_id, genesis })
 }
 
 /// The genesis of a file, or one with as many development accounts as are asked for.

@@ -67,14 +67,15 @@ pub struct Node {
 const RUN_DOWN: Duration = Duration::from_secs(30);
 
 impl Node {
-    /// Recovers the chain and starts every stage; returns once clients are served.
+    /// Recovers the chain and starts every stage; returns once clients are served. `None` where a
+    /// signal asked for the end before that.
     ///
     /// # Errors
     /// Where the chain cannot be taken up, or an address cannot be served.
-    pub fn start(settings: Settings) -> Result<Self, NodeError> {
+    pub fn start(settings: Settings) -> Result<Option<Self>, NodeError> {
         let (end, ends) = shutdown::channel().map_err(NodeError::of)?;
-        let running = wire::start(settings, end)?;
-        Ok(Self { running, ends })
+        let running = wire::start(settings, (end, &ends))?;
+        Ok(running.map(|running| Self { running, ends }))
     }
 
     /// Where JSON-RPC is served.

@@ -140,18 +140,26 @@ struct Rings {
     block_execution: Ring<SealedHash>,
 }
 
-/// Recovers the chain, starts the servers, then every stage.
+/// Recovers the chain, starts the servers, then every stage; `None` where the end came first.
 ///
 /// # Errors
 /// Where the chain cannot be taken up or an address not be served.
-pub fn start(settings: Settings, end: Sender<End>) -> Result<Running, NodeError> {
+pub fn start(
+    settings: Settings,
+    (end, ends): (Sender<End>, &Receiver<End>),
+) -> Result<Option<Running>, NodeError> {
     let clock = Clock::system();
     let metrics = Arc::new(Metrics::default());
+    let had_key = settings.folder.join(keys::KEY_FILE).exists();
     let signer = keys::load_or_create(&settings.folder).map_err(NodeError::of)?;
     let sequencer = signer.address();
     let readers =
         settings.plan.seats.len() + settings.config.rpc.calls_in_flight_max + OTHER_READERS;
-    let recovered = recover::recover(&settings, (&clock, &metrics), readers)?;
+    let recovered = recover::recover(&settings, (&clock, &metrics, readers), &|| !ends.is_empty())?;
+    let Some(recovered) = recovered.filter(|_| ends.is_empty()) else { return Ok(None) };
+    if !had_key && recovered.link.number > 0 {
+        tracing::warn!(%sequencer, "the chain goes on with a new sequencer: its key was missing");
+    }
     let (submissions, rings) = rings();
     let shared = share(&settings, &recovered, submissions);
     let server = serve(&settings, &recovered, &shared, (&clock, &metrics))?;
@@ -161,7 +169,7 @@ pub fn start(settings: Settings, end: Sender<End>) -> Result<Running, NodeError>
         Threads { plan: settings.plan.clone(), end, clock, metrics, started: Vec::new() };
     let sign: Sign = Box::new(move |hash| signer.sign(hash));
     run_stages(&mut threads, &settings, recovered, shared, (rings, sign, readers))?;
-    Ok(Running {
+    Ok(Some(Running {
         rpc_address: server.local_addr,
         metrics_address: server.metrics_addr,
         chain_id,
@@ -169,7 +177,7 @@ pub fn start(settings: Settings, end: Sender<End>) -> Result<Running, NodeError>
         server,
         pool,
         threads: threads.started,
-    })
+    }))
 }
 
 fn rings() -> (Producer<Submission>, Rings) {

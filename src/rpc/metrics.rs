@@ -6,11 +6,7 @@ use crate::types::ids::TimestampUs;
 use prometheus_client::metrics::{
     counter::Counter, family::Family, gauge::Gauge, histogram::Histogram,
 };
-use std::{
-    io,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -40,7 +36,7 @@ pub struct RpcMetrics {
     /// Set when they are read.
     pool: Gauge,
     uptime: Gauge,
-    started_us: OnceLock<TimestampUs>,
+    started_us: TimestampUs,
 }
 
 /// One of something that is open; dropping it closes it.
@@ -53,8 +49,9 @@ impl Drop for Open {
 }
 
 impl RpcMetrics {
-    /// Registers all of them; `stage` are those that every stage has.
-    pub fn new(metrics: &Metrics, stage: StageMetrics) -> Self {
+    /// Registers all of them: `stage` are those that every stage has, `now_us` is when the node
+    /// started.
+    pub fn new(metrics: &Metrics, stage: StageMetrics, now_us: TimestampUs) -> Self {
         let times: Family<Label, Histogram> =
             Family::new_with_constructor(|| Histogram::new(BUCKETS));
         let errors: Family<Label, Counter> = Family::default();
@@ -71,7 +68,7 @@ impl RpcMetrics {
             subscriptions: Gauge::default(),
             pool: Gauge::default(),
             uptime: Gauge::default(),
-            started_us: OnceLock::new(),
+            started_us: now_us,
         };
         metrics.register("rpc_request_seconds", "Time from request to answer.", &times);
         metrics.register("rpc_errors", "Requests answered with an error.", &errors);
@@ -79,22 +76,15 @@ impl RpcMetrics {
         metrics.register("rpc_connections", "Open connections.", &this.connections);
         metrics.register("rpc_subscriptions", "Open subscriptions.", &this.subscriptions);
         metrics.register("pool_transactions", "Transactions that wait.", &this.pool);
-        metrics.register("uptime_seconds", "Time since the node serves clients.", &this.uptime);
+        metrics.register("uptime_seconds", "Time since the start.", &this.uptime);
         this
     }
 
-    /// From when on uptime counts; the first call stands.
-    pub fn started(&self, now_us: TimestampUs) {
-        self.started_us.get_or_init(|| now_us);
-    }
-
     /// Sets what is only known when somebody looks.
-    fn look(&self, api: &Api) {
-        let now_us = api.clock.now_us();
-        let up_us = now_us.saturating_sub(*self.started_us.get_or_init(|| now_us));
-        self.uptime.set(i64::try_from(up_us / 1_000_000).unwrap_or(i64::MAX));
-        let waiting = api.backend.pool.pending_count();
-        self.pool.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+    fn look(&self, now_us: TimestampUs, pool_transactions: usize) {
+        let uptime_s = now_us.saturating_sub(self.started_us) / 1_000_000;
+        self.uptime.set(i64::try_from(uptime_s).unwrap_or(i64::MAX));
+        self.pool.set(i64::try_from(pool_transactions).unwrap_or(i64::MAX));
     }
 
     /// Notes one request of a method.
@@ -165,8 +155,8 @@ async fn answer(stream: &TcpStream, metrics: &Metrics, api: &Api) -> io::Result<
         head.strip_prefix(b"GET ".as_slice()).and_then(|rest| rest.split(|b| *b == b' ').next());
     let (status, kind, body) = match path {
         Some(b"/metrics") => {
+            api.metrics.look(api.clock.now_us(), api.backend.pool.pending_count());
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            api.metrics.look(api);
             ("200 OK", kind, metrics.render())
         }
         Some(b"/health") => {

@@ -175,7 +175,7 @@ pub fn start(parts: Parts) -> Result<RunningServer, StartError> {
 
     let waiters = Arc::new(Waiters::new(settings.sync_waiters_max));
     let api = Arc::new(Api {
-        metrics: RpcMetrics::new(&metrics, stage),
+        metrics: RpcMetrics::new(&metrics, stage, clock.now_us()),
         waiters: Arc::clone(&waiters),
         events: events.clone(),
         backend,
@@ -183,7 +183,6 @@ pub fn start(parts: Parts) -> Result<RunningServer, StartError> {
         settings: settings.clone(),
         clock,
     });
-    api.metrics.started(api.clock.now_us());
     let chain = Arc::clone(&api.backend.chain);
     runtime.spawn(events.serve_waiters(waiters, chain));
     if let Some(socket) = metrics_listener {

@@ -69,7 +69,8 @@ pub enum OpenError {
     },
     /// Another chain's.
     #[error("{} belongs to chain {} with genesis {}, the configuration says chain {} with \
-        genesis {}: choose another data folder", .path.display(), .found.chain_id, .found.genesis,
+        genesis {}: start it with the chain id, genesis and accounts that it was made with, or \
+        choose another data folder", .path.display(), .found.chain_id, .found.genesis,
         .expected.chain_id, .expected.genesis)]
     OtherChain {
         /// The folder.
@@ -80,7 +81,7 @@ pub enum OpenError {
         expected: Identity,
     },
     /// The folder cannot be made.
-    #[error("{} cannot be created: {error}", .path.display())]
+    #[error("{} cannot be created: {error}; check free space and permissions", .path.display())]
     Folder {
         /// The folder.
         path: PathBuf,
@@ -88,7 +89,8 @@ pub enum OpenError {
         error: io::Error,
     },
     /// mdbx refuses.
-    #[error("{} cannot be opened: {error}", .path.display())]
+    #[error("{} cannot be opened: {}; check the disk, its free space and permissions, or restore \
+        the folder from a copy", .path.display(), spoken(.error))]
     Database {
         /// The folder.
         path: PathBuf,
@@ -104,7 +106,7 @@ pub enum OpenError {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// mdbx says so.
-    #[error("database: {0}")]
+    #[error("database: {}", spoken(.0))]
     Database(#[from] MdbxError),
     /// A row has not its table's layout.
     #[error(transparent)]
@@ -112,6 +114,14 @@ pub enum StoreError {
     /// A value could not be decoded.
     #[error("database: {0}")]
     Decode(String),
+}
+
+/// An error of the system in the system's words: mdbx gives its number only.
+fn spoken(error: &MdbxError) -> String {
+    match error {
+        MdbxError::Other(errno) => io::Error::from_raw_os_error(*errno).to_string(),
+        error => error.to_string(),
+    }
 }
 
 impl From<ReadError> for StoreError {

@@ -162,6 +162,17 @@ pub enum ReplayError {
         /// The checkpoint's block.
         after: BlockNumber,
     },
+    /// A log that had records has none.
+    #[error(
+        "{at}: no record, though {before} segments came before it and one of them is always kept: \
+         segments were removed; restore them from a copy"
+    )]
+    Emptied {
+        /// Where the first record should be.
+        at: Position,
+        /// Segments that are gone.
+        before: u64,
+    },
     /// The log cannot be made ready for writing.
     #[error("log directory {path} cannot be written: {source}; check free space and permissions")]
     Prepare {
@@ -479,6 +490,10 @@ impl Replay {
         if self.number.is_some() && self.block < self.after {
             let at = self.position(missing - 1);
             return Err(ReplayError::Behind { at, block: self.block, after: self.after });
+        }
+        // A segment that is changed to is never the only one: the one before it holds records.
+        if let (None, Some(first @ 2..)) = (self.number, self.sequences.first()) {
+            return Err(ReplayError::Emptied { at, before: first - 1 });
         }
         tracing::info!(end = %at, %flaw, "the log ends");
         self.ended = true;

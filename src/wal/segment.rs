@@ -54,6 +54,18 @@ pub enum OpenError {
         /// Sequence number of the first missing segment.
         missing: u64,
     },
+    /// A file that no log has written.
+    #[error(
+        "{path} has {bytes} bytes, but a segment has a multiple of {BLOCK_BYTES} and at least \
+        {min}: it was cut off, and with it what had been acknowledged; restore it from a copy",
+        min = SEGMENT_BYTES_MIN
+    )]
+    Cut {
+        /// The segment.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+    },
     /// A segment size that cannot work.
     #[error("segment size {0} must be a multiple of {BLOCK_BYTES} and at least {min}",
         min = SEGMENT_BYTES_MIN)]
@@ -101,6 +113,14 @@ impl Directory {
         let sequences = list(path).map_err(failed)?;
         if let Some(pair) = sequences.windows(2).find(|pair| pair[0] + 1 != pair[1]) {
             return Err(OpenError::Gap { path: path.to_owned(), missing: pair[0] + 1 });
+        }
+        for sequence in &sequences {
+            let path = segment_path(path, *sequence);
+            let bytes = fs::metadata(&path).map_err(failed)?.len();
+            let block_bytes = u64::try_from(BLOCK_BYTES).unwrap_or(u64::MAX);
+            if bytes < SEGMENT_BYTES_MIN || !bytes.is_multiple_of(block_bytes) {
+                return Err(OpenError::Cut { path, bytes });
+            }
         }
         let mut bytes = Vec::new();
         identity.read_to_end(&mut bytes).map_err(failed)?;
@@ -223,6 +243,26 @@ fn segment_path(folder: &Path, sequence: u64) -> PathBuf {
     folder.join(format!("{PREFIX}{sequence:016}{SUFFIX}"))
 }
 
+/// Whether a folder holds segments of a log. Nothing is changed, nor is the log locked.
+///
+/// # Errors
+/// Where the folder is there and cannot be listed.
+pub fn holds_segments(folder: &Path) -> io::Result<bool> {
+    let listed = match fs::read_dir(folder) {
+        Ok(listed) => listed,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    for entry in listed {
+        let name = entry?.file_name();
+        let name = name.to_str().unwrap_or_default();
+        if name.starts_with(PREFIX) && name.ends_with(SUFFIX) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Sequence numbers of all segments in order; unfinished ones are removed.
 fn list(folder: &Path) -> io::Result<Vec<u64>> {
     let mut sequences = Vec::new();
@@ -294,6 +334,21 @@ mod tests {
         let error = Directory::open(folder.path()).unwrap_err();
         assert!(matches!(error, OpenError::Gap { missing: 5, .. }), "{error}");
         assert!(!folder.path().join("wal-0000000000000007.new").exists());
+    }
+
+    #[test]
+    fn a_segment_that_was_cut_off_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(!holds_segments(&folder.path().join("nowhere")).unwrap());
+        assert!(!holds_segments(folder.path()).unwrap());
+        let path = segment_path(folder.path(), 1);
+        for bytes in [0, SEGMENT_BYTES_MIN - 4096, SEGMENT_BYTES_MIN + 100] {
+            fs::write(&path, vec![0; usize::try_from(bytes).unwrap()]).unwrap();
+            let error = Directory::open(folder.path()).unwrap_err();
+            assert!(matches!(error, OpenError::Cut { .. }), "{error}");
+            assert!(error.to_string().contains(&format!("{bytes} bytes")), "{error}");
+        }
+        assert!(holds_segments(folder.path()).unwrap());
     }
 
     #[test]

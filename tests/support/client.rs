@@ -13,7 +13,7 @@ use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     process::{Child, ChildStdout, Command, Stdio},
-    sync::mpsc,
+    sync::{Arc, Mutex, mpsc},
     thread,
     time::Duration,
 };
@@ -27,6 +27,8 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 pub struct Node {
     pub child: Child,
     pub address: SocketAddr,
+    /// Lines of its standard output so far.
+    pub printed: Arc<Mutex<Vec<String>>>,
 }
 
 impl Node {
@@ -36,9 +38,11 @@ impl Node {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
         let stdout = child.stdout.take().expect("stdout is piped");
         let (found, endpoint) = mpsc::channel();
-        thread::spawn(move || drain(stdout, &found));
+        let printed = Arc::new(Mutex::new(Vec::new()));
+        let lines = Arc::clone(&printed);
+        thread::spawn(move || drain(stdout, &found, &lines));
         match endpoint.recv_timeout(START_LIMIT) {
-            Ok(address) => Ok(Self { child, address }),
+            Ok(address) => Ok(Self { child, address, printed }),
             Err(_) => {
                 child.kill().ok();
                 let status = child.wait()?;
@@ -58,9 +62,14 @@ impl Node {
     }
 
     /// SIGTERM, and waits for the end; true where the node ended with status 0.
-    pub fn stop(mut self) -> io::Result<bool> {
+    pub fn stop(self) -> io::Result<bool> {
+        self.end_by("TERM")
+    }
+
+    /// The signal of that name, and waits for the end; true where the node ended with status 0.
+    pub fn end_by(mut self, signal: &str) -> io::Result<bool> {
         let pid = self.child.id().to_string();
-        Command::new("kill").args(["-TERM", &pid]).status()?;
+        Command::new("kill").args(["-s", signal, &pid]).status()?;
         Ok(self.child.wait()?.success())
     }
 
@@ -77,7 +86,7 @@ impl Drop for Node {
 }
 
 /// Reads a node's output to its end, so that the pipe never fills.
-fn drain(stdout: ChildStdout, found: &mpsc::Sender<SocketAddr>) {
+fn drain(stdout: ChildStdout, found: &mpsc::Sender<SocketAddr>, printed: &Mutex<Vec<String>>) {
     let mut lines = BufReader::new(stdout).lines();
     while let Some(Ok(line)) = lines.next() {
         if std::env::var_os("BASALT_TEST_VERBOSE").is_some() {
@@ -86,6 +95,7 @@ fn drain(stdout: ChildStdout, found: &mpsc::Sender<SocketAddr>) {
         if let Some(address) = endpoint_in(&line) {
             found.send(address).ok();
         }
+        printed.lock().expect("nobody panics with it").push(line);
     }
 }
 

@@ -64,7 +64,8 @@ impl Default for ArchiveConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
     /// The disk did.
-    #[error("archive {}: {error}", .path.display())]
+    #[error("archive {}: {error}; check the disk and its free space; a lost file has to be \
+        restored from a copy", .path.display())]
     Disk {
         /// File or folder.
         path: PathBuf,
