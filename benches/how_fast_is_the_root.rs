@@ -10,6 +10,9 @@
 #![allow(clippy::float_arithmetic, clippy::cast_precision_loss, reason = "a bench prints ratios")]
 #![allow(clippy::print_stdout, reason = "a bench prints")]
 
+#[path = "support/mode.rs"]
+mod mode;
+
 use alloy_primitives::{Address, B256, U256, keccak256};
 use alloy_trie::{TrieAccount, root::state_root_unsorted};
 use basalt::{
@@ -38,7 +41,11 @@ struct Sizes {
 }
 
 fn main() {
-    let sizes = sizes();
+    let mode = mode::mode();
+    if mode == mode::Mode::Skipped {
+        return;
+    }
+    let sizes = sizes(mode == mode::Mode::Small);
     let Sizes { accounts, updates, rounds } = sizes;
     println!("{accounts} accounts, blocks of {updates} random updates, {rounds} rounds, one core");
     let mut state = Map::<Address, Account>::default();
@@ -187,18 +194,17 @@ fn cpu_s() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-fn sizes() -> Sizes {
+fn sizes(small: bool) -> Sizes {
     let arguments: Vec<String> = std::env::args().collect();
     let number = |name: &str, default: usize| {
         let at = arguments.iter().position(|argument| argument == name);
         at.and_then(|at| arguments.get(at + 1)).map_or(default, |n| n.parse().expect("a number"))
     };
-    let small = arguments.iter().any(|argument| argument == "--small");
     let (accounts, updates) = if small { (20_000, 1_000) } else { (1_000_000, 10_000) };
     Sizes {
         accounts: number("--accounts", accounts),
         updates: number("--updates", updates),
-        rounds: number("--rounds", 12),
+        rounds: number("--rounds", if small { 3 } else { 12 }),
     }
 }
 

@@ -299,28 +299,32 @@ mod tests {
         assert!(refusal("{\n\n\"gasLimit\": \"0x1\"}").starts_with("g.json:3: gasLimit 1 is"));
         let numbered = "{\"gasLimit\": \"0x1c9c380\",\n\"number\": \"0x2\"}";
         assert!(refusal(numbered).starts_with("g.json:2: number 2 is not 0"));
-        let number_of_others = ["nonce\": \"0x1", "code\": \"0x00", "balance\": \"0x0"];
-        for (at, other) in number_of_others.iter().enumerate() {
-            let text = format!(
-                "{{\"gasLimit\": \"0x1c9c380\", \"difficulty\": \"0x0\", \"alloc\": {{\n\
-                 \"0x00000000000000000000000000000000000000Aa\": {{ \"balance\": \"0x5\" }},\n\
-                 \"0x00000000000000000000000000000000000000Bb\": {{ \"balance\": \"0x5\", \
-                 \"storage\": {{ \"0x01\": \"0x02\" }}, \"{other}\" }} }} }}"
-            );
-            if at < 2 {
-                ChainSpec::from_text(&chain(), "g.json", &text).unwrap();
-                continue;
-            }
-            let text = text.replace(", \"balance\": \"0x0\"", "");
-            let refused = refusal(&text);
-            assert!(refused.starts_with("g.json:3: account 0x0"), "{refused}");
-            assert!(
-                refused.contains("bB has storage") && refused.contains("EIP-7610"),
-                "{refused}"
-            );
-            assert!(refused.ends_with("remove its storage"), "{refused}");
-        }
         let missing = ChainSpec::from_file(&chain(), Path::new("/nowhere/g.json")).unwrap_err();
         assert!(missing.to_string().contains("--genesis"), "{missing}");
+    }
+
+    /// EIP-7610: nothing but a genesis could bring such an account onto the chain.
+    #[test]
+    fn an_account_with_storage_alone_is_refused() {
+        let text = |fields: &str| {
+            format!(
+                "{{ \"gasLimit\": \"0x1c9c380\", \"difficulty\": \"0x0\", \"alloc\": {{\n\
+                 \"0x00000000000000000000000000000000000000Aa\": {{ \"balance\": \"0x5\" }},\n\
+                 \"0x00000000000000000000000000000000000000Bb\": {{ {fields},\n\
+                 \"balance\": \"0x5\" }}\n\
+                 }} }}"
+            )
+        };
+        let (slot, zero) = (r#""storage": {"0x01": "0x02"}"#, r#""storage": {"0x01": "0x00"}"#);
+        let sound = [format!(r#"{slot}, "nonce": "0x1""#), format!(r#"{slot}, "code": "0x00""#)];
+        for fields in sound.iter().map(String::as_str).chain([zero]) {
+            ChainSpec::from_text(&chain(), "g.json", &text(fields)).unwrap();
+        }
+        for fields in [slot.to_owned(), format!(r#"{slot}, "nonce": "0x0", "code": "0x""#)] {
+            let refused = refusal(&text(&fields));
+            assert!(refused.starts_with("g.json:3: account 0x0"), "{refused}");
+            assert!(refused.contains("bb has storage, but neither nonce nor code"), "{refused}");
+            assert!(refused.ends_with("or remove its storage"), "{refused}");
+        }
     }
 }
