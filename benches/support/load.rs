@@ -177,7 +177,8 @@ pub fn count_included(http: &mut Http, hashes: &[B256]) -> io::Result<usize> {
             .iter()
             .enumerate()
             .map(|(id, hash)| {
-                json!({ "jsonrpc": "2.0", "id": id, "method": "eth_getTransactionReceipt", "params": [hash] })
+                let method = "eth_getTransactionReceipt";
+                json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": [hash] })
                     .to_string()
             })
             .collect();
