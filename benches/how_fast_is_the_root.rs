@@ -10,6 +10,9 @@
 #![allow(clippy::float_arithmetic, clippy::cast_precision_loss, reason = "a bench prints ratios")]
 #![allow(clippy::print_stdout, reason = "a bench prints")]
 
+#[path = "support/mode.rs"]
+mod mode;
+
 use alloy_primitives::{Address, B256, U256, keccak256};
 use alloy_trie::{TrieAccount, root::state_root_unsorted};
 use basalt::{
@@ -38,7 +41,11 @@ struct Sizes {
 }
 
 fn main() {
-    let sizes = sizes();
+    let mode = mode::mode();
+    if mode == mode::Mode::Skipped {
+        return;
+    }
+    let sizes = sizes(mode == mode::Mode::Small);
     let Sizes { accounts, updates, rounds } = sizes;
     println!("{accounts} accounts, blocks of {updates} random updates, {rounds} rounds, one core");
     let mut state = Map::<Address, Account>::default();
@@ -59,6 +66,8 @@ fn main() {
     let mib = trie.held_bytes() >> 20;
     println!("built in {built_s:.2} s; {} rows, {mib} MiB in memory", rows.len());
 
+    let mut keys: Vec<B256> = addresses.iter().map(keccak256).collect();
+    keys.sort_unstable();
     let mut ours = Vec::new();
     let mut hashing = Vec::new();
     let (mut row_count, mut row_bytes) = (0, 0);
@@ -75,7 +84,7 @@ fn main() {
         row_count += update.rows.len();
         row_bytes +=
             update.rows.iter().flat_map(|(_, row)| row).map(|row| row.len()).sum::<usize>();
-        let sizes = changed_node_bytes(&diff, &addresses);
+        let sizes = changed_node_bytes(&diff, &keys);
         let start = cpu_s();
         hash_alone(&sizes, diff.accounts.len());
         hashing.push(diff.accounts.len() as f64 / (cpu_s() - start));
@@ -121,15 +130,12 @@ fn diff_of(touched: &[Address], state: &mut Map<Address, Account>, random: &mut 
 }
 
 /// RLP sizes of the nodes on the paths to the changed leaves: branches by how many children they
-/// have, from the sorted keys alone.
-fn changed_node_bytes(diff: &Diff, addresses: &[Address]) -> Vec<usize> {
-    let mut all: Vec<B256> = addresses.iter().map(keccak256).collect();
-    all.sort_unstable();
-    all.dedup();
+/// have, from the sorted keys of `all` alone.
+fn changed_node_bytes(diff: &Diff, all: &[B256]) -> Vec<usize> {
     let mut changed: Vec<B256> = diff.accounts.keys().map(keccak256).collect();
     changed.sort_unstable();
     let mut sizes = Vec::new();
-    nodes(&all, &changed, 0, &mut sizes);
+    nodes(all, &changed, 0, &mut sizes);
     sizes
 }
 
@@ -188,18 +194,17 @@ fn cpu_s() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-fn sizes() -> Sizes {
+fn sizes(small: bool) -> Sizes {
     let arguments: Vec<String> = std::env::args().collect();
     let number = |name: &str, default: usize| {
         let at = arguments.iter().position(|argument| argument == name);
         at.and_then(|at| arguments.get(at + 1)).map_or(default, |n| n.parse().expect("a number"))
     };
-    let small = arguments.iter().any(|argument| argument == "--small");
     let (accounts, updates) = if small { (20_000, 1_000) } else { (1_000_000, 10_000) };
     Sizes {
         accounts: number("--accounts", accounts),
         updates: number("--updates", updates),
-        rounds: number("--rounds", 12),
+        rounds: number("--rounds", if small { 3 } else { 12 }),
     }
 }
 

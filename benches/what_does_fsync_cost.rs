@@ -3,6 +3,9 @@
 #![expect(clippy::float_arithmetic, reason = "a bench computes ratios")]
 #![expect(clippy::cast_precision_loss, reason = "microseconds of a bench fit 52 bits")]
 
+#[path = "support/mode.rs"]
+mod mode;
+
 use alloy_consensus::{Signed, TxEip1559, TxType};
 use alloy_eips::eip2718::Encodable2718 as _;
 use alloy_primitives::{Address, B256, Signature, TxKind, U256, keccak256};
@@ -48,7 +51,11 @@ struct Contender {
 }
 
 fn main() -> Outcome<()> {
-    let small = std::env::args().any(|argument| argument == "--small");
+    let mode = mode::mode();
+    if mode == mode::Mode::Skipped {
+        return Ok(());
+    }
+    let small = mode == mode::Mode::Small;
     let (rounds, transfers) = if small { (24, 256) } else { (1_000, 2_048) };
     let folder = tempfile::tempdir()?;
     let clock = Clock::system();

@@ -1,20 +1,24 @@
-//! The state tests of Ethereum's execution specifications, through our transaction type and
-//! executor: Osaka, Prague and Cancun.
+//! The state tests of Ethereum's execution specifications, through our admission, executor and
+//! trie: Osaka, Prague and Cancun.
 
 mod support;
 
-use alloy_consensus::{Transaction as _, TxEnvelope};
-use alloy_eips::{eip2718::Decodable2718 as _, eip7702::SignedAuthorization};
+use alloy_consensus::TxEnvelope;
+use alloy_eips::eip2718::Decodable2718 as _;
 use alloy_primitives::{Address, B256, Bytes, Log, Signature, U256, hex, keccak256};
-use alloy_trie::{TrieAccount, root};
 use basalt::{
     execution::{
         evm::{Evm, Fork, Rules},
         hashes::BlockHashes,
         store::{CacheLimits, Store},
     },
+    ingress::{
+        admit::{self, check_alone, check_sender},
+        decode::{DecodeError, decode},
+    },
+    trie::{StateTrie, plain::MemoryRows},
     types::{
-        diff::{Account, Diff},
+        diff::{Account, AccountDiff, Diff},
         ids::BlockNumber,
         mini_block::BlockEnvironment,
         overlay::Overlay,
@@ -39,6 +43,9 @@ const TOO_OLD: &str = "fork before Cancun: not one this chain ever ran";
 const STORAGE_COLLISION: &str = "EIP-7610: creation at an account with storage, but neither nonce \
     nor code: none can come into being on this chain";
 
+static REFUSED_BY_ADMISSION: AtomicUsize = AtomicUsize::new(0);
+static REFUSED_BY_EXECUTOR: AtomicUsize = AtomicUsize::new(0);
+
 #[test]
 fn eest_state() {
     let Some(files) = vectors::suite(SUITE) else { return };
@@ -62,6 +69,11 @@ fn eest_state() {
         }
     });
     tally.failures.sort();
+    println!(
+        "{SUITE}: of the refusals, {} by admission, {} by the executor",
+        REFUSED_BY_ADMISSION.load(Ordering::Relaxed),
+        REFUSED_BY_EXECUTOR.load(Ordering::Relaxed)
+    );
     tally.finish(SUITE);
 }
 
@@ -119,9 +131,15 @@ fn run_case(test: &Value, case: &Value, fork: Fork, fork_name: &str) -> Result<(
     evm.set_block(&block, number(&test["env"]["currentExcessBlobGas"]).unwrap_or(0));
 
     let refused = !case["expectException"].is_null();
-    let outcome = match decode(case, &test["transaction"]) {
-        Ok(transaction) => evm.transact(&transaction).map_err(|error| error.to_string()),
-        Err(error) => Err(error),
+    let outcome = match admitted(test, case, &state, fork) {
+        Ok(transaction) => evm.transact(&transaction).map_err(|error| {
+            REFUSED_BY_EXECUTOR.fetch_add(1, Ordering::Relaxed);
+            error.to_string()
+        }),
+        Err(error) => {
+            REFUSED_BY_ADMISSION.fetch_add(1, Ordering::Relaxed);
+            Err(error)
+        }
     };
     let logs = match outcome {
         Ok(_) if refused => return Err(format!("was not refused: {}", case["expectException"])),
@@ -133,9 +151,10 @@ fn run_case(test: &Value, case: &Value, fork: Fork, fork_name: &str) -> Result<(
     if refused && !diff.is_empty() {
         return Err(format!("a refused transaction changed {diff:?}"));
     }
+    let root = state_root(&state, &diff)?;
     state.apply(&diff);
     equal("logs hash", logs_hash(&logs), &case["logs"])?;
-    equal("state root", state_root(&state), &case["hash"])
+    equal("state root", root, &case["hash"])
 }
 
 fn equal(what: &str, ours: B256, theirs: &Value) -> Result<(), String> {
@@ -175,21 +194,40 @@ fn environment(env: &Value) -> BlockEnvironment {
 
 // Transactions
 
-fn decode(case: &Value, transaction: &Value) -> Result<RecoveredTransaction, String> {
+/// What the executor is given: admitted as a client's transaction is. Blobs have no place on this
+/// chain, so admission refuses them all; theirs are decoded here, for the executor's sake.
+fn admitted(
+    test: &Value,
+    case: &Value,
+    state: &Flat,
+    fork: Fork,
+) -> Result<RecoveredTransaction, String> {
     let raw = bytes(&case["txbytes"]);
+    let decoded = match decode(raw.clone()) {
+        Ok(decoded) => decoded,
+        Err(DecodeError::Blob) => return with_blobs(raw),
+        Err(error) => return Err(error.to_string()),
+    };
+    let chain_id = number(&test["config"]["chainid"]).unwrap_or(1);
+    let mut rules = admit::Rules::new(chain_id, environment(&test["env"]).gas_limit);
+    rules.unprotected_allowed = true;
+    if fork != Fork::Osaka {
+        rules.transaction_gas_max = u64::MAX; // EIP-7825 came with Osaka.
+    }
+    check_alone(&decoded, &rules).map_err(|error| error.to_string())?;
+    let transaction = decoded.recover().map_err(|error| error.to_string())?;
+    let sender = test["transaction"]["sender"].as_str().expect("hex");
+    assert_eq!(transaction.sender, sender.parse::<Address>().expect("an address"));
+    check_sender(&transaction, state, &rules).map_err(|error| error.to_string())?;
+    Ok(transaction)
+}
+
+fn with_blobs(raw: Bytes) -> Result<RecoveredTransaction, String> {
     let envelope = TxEnvelope::decode_2718_exact(&raw).map_err(|error| error.to_string())?;
     let sender = recover(envelope.signature(), &envelope.signature_hash())
         .ok_or_else(|| "signature recovers no sender".to_owned())?;
-    let named: Address = transaction["sender"].as_str().expect("hex").parse().expect("an address");
-    assert_eq!(sender, named, "the vector's sender");
-    let authorizations = envelope.authorization_list().unwrap_or_default();
-    let authorities = authorizations.iter().map(authority).collect();
     let hash = keccak256(&raw);
-    Ok(RecoveredTransaction { envelope, hash, sender, authorities, raw })
-}
-
-fn authority(signed: &SignedAuthorization) -> Option<Address> {
-    recover(&signed.signature().ok()?, &signed.signature_hash())
+    Ok(RecoveredTransaction { envelope, hash, sender, authorities: Vec::new(), raw })
 }
 
 /// EIP-2: no signature with a large s.
@@ -276,17 +314,18 @@ impl StateView for Flat {
     }
 }
 
-/// The root of a whole state, from nothing.
-fn state_root(state: &Flat) -> B256 {
-    let accounts = state.accounts.iter().map(|(address, (account, slots))| {
-        let slots = slots.iter().map(|(slot, value)| (B256::from(*slot), *value));
-        let account = TrieAccount {
-            nonce: account.nonce,
-            balance: account.balance,
-            storage_root: root::storage_root_unhashed(slots),
-            code_hash: account.code_hash,
-        };
-        (*address, account)
-    });
-    root::state_root_unhashed(accounts)
+/// The root after `diff`, by our trie: built from the state before it, then updated from rows that
+/// it reads anew, as a node does after a start.
+fn state_root(before: &Flat, diff: &Diff) -> Result<B256, String> {
+    let mut all = Diff::default();
+    for (address, (account, slots)) in &before.accounts {
+        let storage = slots.iter().map(|(slot, value)| (*slot, *value)).collect();
+        let change = AccountDiff { account: Some(*account), wiped: false, storage };
+        all.accounts.insert(*address, change);
+    }
+    let rows = Arc::new(MemoryRows::default());
+    let open = || StateTrie::new(Arc::clone(&rows) as _, 0).map_err(|error| error.to_string());
+    let built = open()?.apply(0, &all).map_err(|error| error.to_string())?;
+    rows.write(&built.rows);
+    open()?.apply(1, diff).map(|update| update.root).map_err(|error| error.to_string())
 }

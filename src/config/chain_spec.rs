@@ -191,7 +191,31 @@ fn check(genesis: &Genesis, file: &str, text: &str) -> Result<(), GenesisError> 
         let what = "baseFeePerGas is above 64 bits".to_owned();
         return refuse("baseFeePerGas", what, "use a fee in wei per gas");
     }
+    // EIP-7610: creation there would have to fail. No transaction can make such an account, so
+    // none is ever on this chain if none begins it.
+    let hollow = genesis.alloc.iter().find(|(_, account)| is_storage_alone(account));
+    if let Some((address, _)) = hollow {
+        let what = format!("account {address} has storage, but neither nonce nor code (EIP-7610)");
+        let digits = format!("{address:x}");
+        let line = line_of_account(text, &digits).unwrap_or(1);
+        let (file, remedy) =
+            (file.to_owned(), "give it its code or a nonce, or remove its storage");
+        return Err(GenesisError::Unusable { file, line, what, remedy: remedy.to_owned() });
+    }
     Ok(())
+}
+
+fn is_storage_alone(account: &GenesisAccount) -> bool {
+    let mut values = account.storage.iter().flatten().map(|(_, value)| value);
+    account.nonce.unwrap_or_default() == 0
+        && account.code.as_ref().is_none_or(|code| code.is_empty())
+        && values.any(|value| !value.is_zero())
+}
+
+/// The line on which an account's address first stands, in any case and with or without `0x`.
+fn line_of_account(text: &str, digits: &str) -> Option<usize> {
+    let found = |line: &str| line.to_ascii_lowercase().contains(digits);
+    text.lines().position(found).map(|index| index + 1)
 }
 
 /// The line on which a field of that name first stands, from 1.
@@ -280,5 +304,30 @@ mod tests {
         assert!(refusal(numbered).starts_with("g.json:2: number 2 is not 0"));
         let missing = ChainSpec::from_file(&chain(), Path::new("/nowhere/g.json")).unwrap_err();
         assert!(missing.to_string().contains("--genesis"), "{missing}");
+    }
+
+    /// EIP-7610: nothing but a genesis could bring such an account onto the chain.
+    #[test]
+    fn an_account_with_storage_alone_is_refused() {
+        let text = |fields: &str| {
+            format!(
+                "{{ \"gasLimit\": \"0x1c9c380\", \"difficulty\": \"0x0\", \"alloc\": {{\n\
+                 \"0x00000000000000000000000000000000000000Aa\": {{ \"balance\": \"0x5\" }},\n\
+                 \"0x00000000000000000000000000000000000000Bb\": {{ {fields},\n\
+                 \"balance\": \"0x5\" }}\n\
+                 }} }}"
+            )
+        };
+        let (slot, zero) = (r#""storage": {"0x01": "0x02"}"#, r#""storage": {"0x01": "0x00"}"#);
+        let sound = [format!(r#"{slot}, "nonce": "0x1""#), format!(r#"{slot}, "code": "0x00""#)];
+        for fields in sound.iter().map(String::as_str).chain([zero]) {
+            ChainSpec::from_text(&chain(), "g.json", &text(fields)).unwrap();
+        }
+        for fields in [slot.to_owned(), format!(r#"{slot}, "nonce": "0x0", "code": "0x""#)] {
+            let refused = refusal(&text(&fields));
+            assert!(refused.starts_with("g.json:3: account 0x0"), "{refused}");
+            assert!(refused.contains("bb has storage, but neither nonce nor code"), "{refused}");
+            assert!(refused.ends_with("or remove its storage"), "{refused}");
+        }
     }
 }

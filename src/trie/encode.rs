@@ -4,7 +4,7 @@ use crate::trie::{
     rlp,
     root::RootError,
     row::{self, BODY_START, Body, Kind, PLAIN_TAIL, REFERENCE_END, SHORT, Span, VERSION},
-    update::{Child, Node, Pass},
+    update::{Child, Node, NodeId, Pass},
 };
 use crate::types::block::NodeKey;
 use alloy_primitives::{B256, Bytes, keccak256};
@@ -76,8 +76,8 @@ impl Pass<'_> {
     }
 
     /// Appends a node's body to `out` and leaves its RLP in `rlp`.
-    fn encode_body(&mut self, id: usize) -> Result<Kind, RootError> {
-        match self.arena.nodes[id] {
+    fn encode_body(&mut self, id: NodeId) -> Result<Kind, RootError> {
+        match self.arena[id] {
             Node::Leaf { path, value } => {
                 let arena = &mut *self.arena;
                 let value = value.of(&arena.heap);
@@ -148,10 +148,10 @@ pub(crate) fn body_rlp(bytes: &[u8], body: &Body, out: &mut Vec<u8>) {
             rlp::leaf(out, path, &[value.of(bytes), &PLAIN_TAIL].concat());
         }
         Body::Extension { path, child } => {
-            rlp::extension(out, path, reference(bytes, child.start));
+            rlp::extension(out, path, reference(bytes, child.start()));
         }
         Body::Branch { children, value } => {
-            let references = children.map(|child| child.map(|span| reference(bytes, span.start)));
+            let references = children.map(|child| child.map(|span| reference(bytes, span.start())));
             rlp::branch(out, &references, value.map_or(&[][..], |value| value.of(bytes)));
         }
     }
@@ -159,8 +159,7 @@ pub(crate) fn body_rlp(bytes: &[u8], body: &Body, out: &mut Vec<u8>) {
 
 /// The reference of the entry at `start`.
 fn reference(bytes: &[u8], start: usize) -> &[u8] {
-    let all = Span { start, end: bytes.len() };
-    row::reference(bytes, all).of(bytes)
+    row::reference(bytes, Span::new(start, bytes.len())).of(bytes)
 }
 
 fn count(path: &[u8]) -> u8 {

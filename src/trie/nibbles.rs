@@ -26,6 +26,7 @@ impl Key {
     }
 
     /// The nibble at a place before `len`.
+    #[inline]
     pub(crate) fn nibble(&self, at: usize) -> u8 {
         let byte = self.bytes[at / 2];
         if at.is_multiple_of(2) { byte >> 4 } else { byte & 15 }
@@ -36,7 +37,15 @@ impl Key {
         (at..self.len()).map(|at| self.nibble(at)).collect()
     }
 
+    /// The first nibbles, at most 15 and not more than `len`, as a number.
+    #[inline]
+    pub(crate) fn first_nibbles(&self, count: usize) -> u64 {
+        let first = u64::from_be_bytes(std::array::from_fn(|at| self.bytes[at]));
+        if count == 0 { 0 } else { first >> (64 - 4 * count) }
+    }
+
     /// How many nibbles from `at` on agree with `path`.
+    #[inline]
     pub(crate) fn common(&self, at: usize, path: &Nibbles) -> usize {
         let own = (at..self.len()).map(|at| self.nibble(at));
         own.zip(path.as_slice()).take_while(|(a, b)| a == *b).count()
@@ -53,6 +62,7 @@ impl Key {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Nibbles {
     len: usize,
+    /// Zeroes after its end.
     nibbles: [u8; NIBBLES_MAX],
 }
 
@@ -63,24 +73,37 @@ impl Nibbles {
     }
 
     /// One nibble a byte.
+    #[inline]
     pub(crate) fn as_slice(&self) -> &[u8] {
         &self.nibbles[..self.len]
     }
 
     /// Writes it two nibbles a byte; the last byte's low half is zero where the count is odd.
+    #[inline]
     pub(crate) fn pack(&self, out: &mut Vec<u8>) {
-        out.extend(self.as_slice().chunks(2).map(|pair| pair[0] << 4 | pair.get(1).unwrap_or(&0)));
+        // All of it, so that the loop has a fixed length; what is after the path is zero.
+        let mut packed = [0; NIBBLES_MAX / 2];
+        for (byte, pair) in packed.iter_mut().zip(self.nibbles.chunks_exact(2)) {
+            *byte = pair[0] << 4 | pair[1];
+        }
+        out.extend_from_slice(&packed[..self.len.div_ceil(2)]);
     }
 
     /// Reads what `pack` wrote.
+    #[inline]
     pub(crate) fn unpack(packed: &[u8], len: usize) -> Option<Self> {
         if len > NIBBLES_MAX || packed.len() != len.div_ceil(2) {
             return None;
         }
+        let mut bytes = [0; NIBBLES_MAX / 2];
+        bytes[..packed.len()].copy_from_slice(packed);
         let mut nibbles = [0; NIBBLES_MAX];
-        for (pair, byte) in nibbles.chunks_exact_mut(2).zip(packed) {
+        for (pair, byte) in nibbles.chunks_exact_mut(2).zip(bytes) {
             pair[0] = byte >> 4;
             pair[1] = byte & 15;
+        }
+        if let Some(after) = nibbles.get_mut(len) {
+            *after = 0; // The low half of an odd path's last byte.
         }
         Some(Self { len, nibbles })
     }

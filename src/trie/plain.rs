@@ -88,7 +88,7 @@ impl PlainTrie {
                 None | Some([]) => NewValue::Nothing,
                 Some(value) => {
                     values.extend_from_slice(value);
-                    NewValue::Bytes(Span { start, end: values.len() })
+                    NewValue::Bytes(Span::new(start, values.len()))
                 }
             };
             ops.push(Op { key, value });
@@ -104,7 +104,14 @@ impl PlainTrie {
         let changes = Changes { ops, values, accounts: Vec::new() };
         let mut changed = RowList::new();
         let (rows, arena) = (&mut self.rows, &mut self.arena);
-        let pass = Pass { owner: None, rows, arena, changes: &changes, changed: &mut changed };
+        let pass = Pass {
+            owner: None,
+            rows,
+            arena,
+            changes: &changes,
+            changed: &mut changed,
+            warm: false,
+        };
         self.root = pass.run(false)?.after;
         self.memory.write(&in_order(changed));
         self.rows = Rows::new(Arc::clone(&self.memory) as Arc<dyn NodeSource>, 0);

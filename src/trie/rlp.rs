@@ -7,39 +7,37 @@ pub(crate) type Reference<'a> = &'a [u8];
 
 const EMPTY: u8 = 0x80;
 const HASH_HEADER: u8 = 0xa0;
-/// A list header takes at most nine bytes; room for it is kept in front of the payload.
-const HEADER_ROOM: usize = 9;
+const HEADER_BYTES_MAX: usize = 9;
 
 /// Replaces `out` by a leaf's RLP.
 pub(crate) fn leaf(out: &mut Vec<u8>, path: &Nibbles, value: &[u8]) {
-    list(out, |out| {
-        hex_prefix(out, path, 0x20);
-        string(out, value);
-    });
+    list(out, hex_prefix_len(path) + string_len(value));
+    hex_prefix(out, path, 0x20);
+    string(out, value);
 }
 
 /// Replaces `out` by an extension's RLP.
 pub(crate) fn extension(out: &mut Vec<u8>, path: &Nibbles, child: Reference<'_>) {
-    list(out, |out| {
-        hex_prefix(out, path, 0);
-        reference(out, child);
-    });
+    list(out, hex_prefix_len(path) + reference_len(child));
+    hex_prefix(out, path, 0);
+    reference(out, child);
 }
 
 /// Replaces `out` by a branch's RLP.
 pub(crate) fn branch(out: &mut Vec<u8>, children: &[Option<Reference<'_>>; 16], value: &[u8]) {
-    list(out, |out| {
-        for child in children {
-            match child {
-                Some(child) => reference(out, child),
-                None => out.push(EMPTY),
-            }
+    let lens = children.iter().map(|child| child.map_or(1, reference_len));
+    list(out, lens.sum::<usize>() + string_len(value));
+    for child in children {
+        match child {
+            Some(child) => reference(out, child),
+            None => out.push(EMPTY),
         }
-        string(out, value);
-    });
+    }
+    string(out, value);
 }
 
 /// Appends a byte string.
+#[inline]
 pub(crate) fn string(out: &mut Vec<u8>, bytes: &[u8]) {
     if let [byte @ ..0x80] = bytes {
         out.push(*byte);
@@ -56,6 +54,7 @@ pub(crate) fn integer(out: &mut Vec<u8>, big_endian: &[u8]) {
 }
 
 /// Appends the header of a string (`base` 0x80) or list (0xc0) of `len` bytes.
+#[inline]
 pub(crate) fn header(out: &mut Vec<u8>, base: u8, len: usize) {
     match u8::try_from(len) {
         Ok(short @ ..56) => out.push(base + short),
@@ -68,23 +67,44 @@ pub(crate) fn header(out: &mut Vec<u8>, base: u8, len: usize) {
     }
 }
 
-fn list(out: &mut Vec<u8>, payload: impl FnOnce(&mut Vec<u8>)) {
+/// Replaces `out` by the header of a list whose items take `len` bytes.
+#[inline]
+fn list(out: &mut Vec<u8>, len: usize) {
     out.clear();
-    out.resize(HEADER_ROOM, 0);
-    payload(out);
-    let len = out.len();
-    header(out, 0xc0, len - HEADER_ROOM);
-    let header_len = out.len() - len;
-    out.copy_within(len.., HEADER_ROOM - header_len);
-    out.truncate(len);
-    out.drain(..HEADER_ROOM - header_len);
+    out.reserve(HEADER_BYTES_MAX + len);
+    header(out, 0xc0, len);
 }
 
-fn reference(out: &mut Vec<u8>, child: Reference<'_>) {
-    if child.len() == 32 {
-        out.push(HASH_HEADER);
+#[inline]
+fn string_len(bytes: &[u8]) -> usize {
+    match bytes {
+        [..0x80] => 1,
+        short if short.len() < 56 => 1 + short.len(),
+        long => 1 + (long.len().ilog2() as usize / 8 + 1) + long.len(),
     }
-    out.extend_from_slice(child);
+}
+
+#[inline]
+fn reference(out: &mut Vec<u8>, child: Reference<'_>) {
+    match <&[u8; 32]>::try_from(child) {
+        Ok(hash) => {
+            let mut field = [HASH_HEADER; 33];
+            field[1..].copy_from_slice(hash);
+            out.extend_from_slice(&field);
+        }
+        Err(_) => out.extend_from_slice(child),
+    }
+}
+
+#[inline]
+fn reference_len(child: Reference<'_>) -> usize {
+    child.len() + usize::from(child.len() == 32)
+}
+
+#[inline]
+fn hex_prefix_len(path: &Nibbles) -> usize {
+    let packed = path.as_slice().len() / 2;
+    1 + packed + usize::from(packed > 0)
 }
 
 fn hex_prefix(out: &mut Vec<u8>, path: &Nibbles, flag: u8) {

@@ -19,6 +19,9 @@ use alloy_primitives::{B256, keccak256};
 use alloy_trie::EMPTY_ROOT_HASH;
 use std::sync::Arc;
 
+/// Memory for so many changes and rows is kept from block to block.
+const CHANGES_KEPT_MAX: usize = 32_768;
+
 /// Why a root could not be computed. The trie is as it was before.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum RootError {
@@ -86,7 +89,12 @@ pub struct RootedBlock {
 pub struct StateTrie {
     rows: Rows,
     arena: Arena,
-    changes: Changes,
+    /// Memory for the changes of the account trie, kept from block to block.
+    accounts: Changes,
+    /// The same for one storage.
+    slots: Changes,
+    /// Rows of the newest update.
+    row_count: usize,
     root: B256,
 }
 
@@ -100,7 +108,8 @@ impl StateTrie {
     pub fn new(source: Arc<dyn NodeSource>, budget_bytes: usize) -> Result<Self, RootError> {
         let root = walk::root(source.as_ref(), None)?;
         let rows = Rows::new(source, budget_bytes);
-        Ok(Self { rows, arena: Arena::default(), changes: Changes::default(), root })
+        let (arena, accounts, slots) = Default::default();
+        Ok(Self { rows, arena, accounts, slots, row_count: 0, root })
     }
 
     /// The state root after the newest block.
@@ -121,9 +130,10 @@ impl StateTrie {
         let mut touched: Vec<(B256, &AccountDiff)> =
             diff.accounts.iter().map(|(address, change)| (keccak256(address), change)).collect();
         touched.sort_unstable_by_key(|(hash, _)| *hash);
-        let mut rows = RowList::new();
-        let mut accounts = Vec::with_capacity(touched.len());
-        let mut ops = Vec::with_capacity(touched.len());
+        let mut rows = RowList::with_capacity(self.row_count);
+        let Changes { mut ops, mut accounts, .. } = std::mem::take(&mut self.accounts);
+        ops.clear();
+        accounts.clear();
         for (hash, change) in touched {
             let storage = self.storage(hash, change, &mut rows)?;
             let value = match change.account {
@@ -135,14 +145,17 @@ impl StateTrie {
             };
             ops.push(op(hash, value)?);
         }
-        self.changes = Changes { ops, accounts, values: Vec::new() };
+        self.accounts = Changes { ops, accounts, values: Vec::new() };
         let roots = self.pass(None, false, &mut rows)?;
+        self.accounts.ops.shrink_to(CHANGES_KEPT_MAX);
+        self.accounts.accounts.shrink_to(CHANGES_KEPT_MAX);
         if roots.before != Some(self.root) {
             return Err(RootError::Fault("the topmost row is not that of the newest root"));
         }
         let rows = in_order(rows);
         self.rows.commit(block, &rows);
         self.root = roots.after;
+        self.row_count = rows.len().min(CHANGES_KEPT_MAX);
         Ok(TrieUpdate { root: roots.after, rows })
     }
 
@@ -165,13 +178,13 @@ impl StateTrie {
         if change.storage.is_empty() || change.account.is_none() {
             return Ok(fresh.then_some(Roots { before: None, after: EMPTY_ROOT_HASH }));
         }
-        let Changes { ops, values, .. } = &mut self.changes;
+        let Changes { ops, values, .. } = &mut self.slots;
         ops.clear();
         values.clear();
         for (slot, value) in change.sorted_storage() {
             let start = values.len();
             rlp::integer(values, &value.to_be_bytes::<32>());
-            let bytes = NewValue::Bytes(Span { start, end: values.len() });
+            let bytes = NewValue::Bytes(Span::new(start, values.len()));
             let value = if value.is_zero() { NewValue::Nothing } else { bytes };
             ops.push(op(keccak256(slot.to_be_bytes::<32>()), value)?);
         }
@@ -185,13 +198,17 @@ impl StateTrie {
         fresh: bool,
         changed: &mut RowList,
     ) -> Result<Roots, RootError> {
-        let Self { rows, arena, changes, .. } = self;
-        Pass { owner, rows, arena, changes, changed }.run(fresh)
+        let Self { rows, arena, accounts, slots, .. } = self;
+        let changes = if owner.is_some() { slots } else { accounts };
+        Pass { owner, rows, arena, changes, changed, warm: false }.run(fresh)
     }
 }
 
 /// Rows by key, the last one of each.
 pub(crate) fn in_order(mut rows: RowList) -> RowList {
+    if rows.is_sorted_by(|a, b| a.0 < b.0) {
+        return rows; // As a rule: sorting would need as much memory again.
+    }
     rows.sort_by(|a, b| a.0.cmp(&b.0)); // Stable, and quick on what is nearly sorted.
     rows.dedup_by(|later, earlier| {
         let same = later.0 == earlier.0;

@@ -44,8 +44,8 @@ pub(crate) enum Kind {
 /// A part of a buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Span {
-    pub(crate) start: usize,
-    pub(crate) end: usize,
+    start: u32,
+    end: u32,
 }
 
 /// An entry in its buffer.
@@ -59,7 +59,6 @@ pub(crate) struct Entry {
 
 /// A node's body in its buffer.
 #[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "on the stack only, for one node at a time")]
 pub(crate) enum Body {
     Leaf {
         path: Nibbles,
@@ -81,11 +80,33 @@ pub(crate) enum Body {
 pub(crate) type Fault = &'static str;
 
 impl Span {
+    /// Half as large as two `usize`: a branch has sixteen of them.
+    ///
+    /// # Panics
+    /// Where a buffer is larger than 4 GiB: one path of rows, or one block's values, never is.
+    #[inline]
+    pub(crate) fn new(start: usize, end: usize) -> Self {
+        let place = |at: usize| u32::try_from(at).expect("a trie's buffer is over 4 GiB");
+        Self { start: place(start), end: place(end) }
+    }
+
+    #[inline]
+    pub(crate) fn start(&self) -> usize {
+        self.start as usize
+    }
+
+    #[inline]
+    pub(crate) fn end(&self) -> usize {
+        self.end as usize
+    }
+
+    #[inline]
     pub(crate) fn of<'b>(&self, bytes: &'b [u8]) -> &'b [u8] {
-        bytes.get(self.start..self.end).unwrap_or_default()
+        bytes.get(self.start()..self.end()).unwrap_or_default()
     }
 }
 
+#[inline]
 fn kind(byte: u8) -> Result<Kind, Fault> {
     Ok(match byte {
         0 => Kind::External,
@@ -102,7 +123,7 @@ pub(crate) fn top(row: &[u8]) -> Result<(Kind, Span), Fault> {
     match row {
         [VERSION, byte, ..] => match kind(*byte)? {
             Kind::External => Err("a row cannot begin with an external node"),
-            kind => Ok((kind, Span { start: 2, end: row.len() })),
+            kind => Ok((kind, Span::new(2, row.len()))),
         },
         [] | [VERSION] => Err("row is too short"),
         _ => Err("unknown version of the row's layout"),
@@ -110,9 +131,10 @@ pub(crate) fn top(row: &[u8]) -> Result<(Kind, Span), Fault> {
 }
 
 /// The entry at the start of `within`, and where it ends.
+#[inline]
 pub(crate) fn entry(bytes: &[u8], within: Span) -> Result<(Entry, usize), Fault> {
     const CUT: Fault = "entry is cut off";
-    let held = bytes.get(within.start..within.end).ok_or(CUT)?;
+    let held = bytes.get(within.start()..within.end()).ok_or(CUT)?;
     let field = held.get(..REFERENCE_END).ok_or(CUT)?;
     if field[0] & SHORT != 0 && !(1..32).contains(&field[1]) {
         return Err("length of a short reference is out of range");
@@ -120,25 +142,24 @@ pub(crate) fn entry(bytes: &[u8], within: Span) -> Result<(Entry, usize), Fault>
     let reference = reference(bytes, within);
     let kind = kind(field[0] & !SHORT)?;
     if kind == Kind::External {
-        let end = within.start + REFERENCE_END;
-        return Ok((Entry { kind, reference, body: Span { start: end, end } }, end));
+        let end = within.start() + REFERENCE_END;
+        return Ok((Entry { kind, reference, body: Span::new(end, end) }, end));
     }
     let len = u16_at(held, REFERENCE_END).ok_or(CUT)?;
-    let body = Span { start: within.start + BODY_START, end: within.start + BODY_START + len };
-    if body.end > within.end {
+    let body = Span::new(within.start() + BODY_START, within.start() + BODY_START + len);
+    if body.end() > within.end() {
         return Err(CUT);
     }
-    Ok((Entry { kind, reference, body }, body.end))
+    Ok((Entry { kind, reference, body }, body.end()))
 }
 
 /// Where the reference of the entry at the start of `within` stands; the entry is a sound one.
+#[inline]
 pub(crate) fn reference(bytes: &[u8], within: Span) -> Span {
-    let start = within.start + 1;
+    let start = within.start() + 1;
     match within.of(bytes) {
-        [kind, len, ..] if kind & SHORT != 0 => {
-            Span { start: start + 1, end: start + 1 + usize::from(*len) }
-        }
-        _ => Span { start, end: within.start + REFERENCE_END },
+        [kind, len, ..] if kind & SHORT != 0 => Span::new(start + 1, start + 1 + usize::from(*len)),
+        _ => Span::new(start, within.start() + REFERENCE_END),
     }
 }
 
@@ -148,7 +169,7 @@ pub(crate) fn body(bytes: &[u8], kind: Kind, at: Span) -> Result<Body, Fault> {
         Kind::External => Err("an external node has no body"),
         Kind::Leaf => {
             let (path, rest) = path(bytes, at)?;
-            let value = Span { start: rest.start + 1, end: rest.end };
+            let value = Span::new(rest.start() + 1, rest.end());
             match rest.of(bytes).first() {
                 Some(flag @ ..=1) => Ok(Body::Leaf { path, value, tail: *flag == 1 }),
                 _ => Err("leaf has no value"),
@@ -156,7 +177,7 @@ pub(crate) fn body(bytes: &[u8], kind: Kind, at: Span) -> Result<Body, Fault> {
         }
         Kind::Extension => {
             let (path, child) = path(bytes, at)?;
-            if path.as_slice().is_empty() || entry(bytes, child)?.1 != child.end {
+            if path.as_slice().is_empty() || entry(bytes, child)?.1 != child.end() {
                 return Err("extension has no path or more than one child");
             }
             Ok(Body::Extension { path, child })
@@ -169,24 +190,24 @@ fn branch(bytes: &[u8], has_value: bool, at: Span) -> Result<Body, Fault> {
     const CUT: Fault = "branch is cut off";
     let held = at.of(bytes);
     let mask = u16_at(held, 0).ok_or(CUT)?;
-    let mut start = at.start + 2;
+    let mut start = at.start() + 2;
     let value = if has_value {
         let len = u16_at(held, 2).ok_or(CUT)?;
-        let value = Span { start: at.start + 4, end: at.start + 4 + len };
-        start = value.end;
-        (value.end <= at.end).then_some(value).ok_or(CUT)?.into()
+        let value = Span::new(at.start() + 4, at.start() + 4 + len);
+        start = value.end();
+        (value.end() <= at.end()).then_some(value).ok_or(CUT)?.into()
     } else {
         None
     };
     let mut children = [None; 16];
     for (nibble, child) in children.iter_mut().enumerate() {
         if mask >> nibble & 1 == 1 {
-            let (_, end) = entry(bytes, Span { start, end: at.end })?;
-            *child = Some(Span { start, end });
+            let (_, end) = entry(bytes, Span::new(start, at.end()))?;
+            *child = Some(Span::new(start, end));
             start = end;
         }
     }
-    if start != at.end || mask.count_ones() + u32::from(has_value) < 2 {
+    if start != at.end() || mask.count_ones() + u32::from(has_value) < 2 {
         return Err("branch has too few children or bytes after the last");
     }
     Ok(Body::Branch { children, value })
@@ -198,9 +219,10 @@ fn path(bytes: &[u8], at: Span) -> Result<(Nibbles, Span), Fault> {
     let len = usize::from(*count);
     let packed = rest.get(..len.div_ceil(2)).ok_or(CUT)?;
     let path = Nibbles::unpack(packed, len).ok_or(CUT)?;
-    Ok((path, Span { start: at.start + 1 + packed.len(), end: at.end }))
+    Ok((path, Span::new(at.start() + 1 + packed.len(), at.end())))
 }
 
+#[inline]
 fn u16_at(bytes: &[u8], at: usize) -> Option<usize> {
     let pair = bytes.get(at..at + 2)?;
     Some(usize::from(u16::from_le_bytes([pair[0], pair[1]])))

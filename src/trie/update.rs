@@ -15,9 +15,13 @@ use crate::trie::{
 use crate::types::{block::NodeKey, diff::Account};
 use alloy_primitives::{B256, Bytes, keccak256};
 use alloy_trie::EMPTY_ROOT_HASH;
+use std::ops::{Index, IndexMut};
 
 /// New keys that are built into rows at once, to bound the arena, where so many come together.
 const SETTLED_OPS_MIN: usize = 64;
+/// A row with at most so many changes has the rows below asked for ahead: what they take fits
+/// the cache of a core.
+const WARMED_OPS_MAX: usize = 64;
 
 /// A row per key, in the order of a walk; the last one of a key counts.
 pub(crate) type RowList = Vec<(NodeKey, Option<Bytes>)>;
@@ -62,12 +66,15 @@ pub(crate) enum Child {
     /// Untouched, as its parent's row has it, in `Arena::heap`.
     Entry(Span),
     /// Touched, in `Arena::nodes`.
-    Node(usize),
+    Node(NodeId),
 }
+
+/// A place in `Arena::nodes`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NodeId(u32);
 
 /// A touched node.
 #[derive(Debug, Clone, Copy)]
-#[expect(clippy::large_enum_variant, reason = "few at a time, and no heap call for any")]
 pub(crate) enum Node {
     Leaf { path: Nibbles, value: Span },
     Extension { path: Nibbles, child: Child },
@@ -87,6 +94,29 @@ pub(crate) struct Arena {
     pub(crate) path: Vec<u8>,
 }
 
+impl Arena {
+    fn push(&mut self, node: Node) -> NodeId {
+        // A pass that has 4 billion nodes at once ran out of memory long before.
+        let id = u32::try_from(self.nodes.len()).expect("a pass has too many nodes at once");
+        self.nodes.push(node);
+        NodeId(id)
+    }
+}
+
+impl Index<NodeId> for Arena {
+    type Output = Node;
+
+    fn index(&self, id: NodeId) -> &Node {
+        &self.nodes[id.0 as usize]
+    }
+}
+
+impl IndexMut<NodeId> for Arena {
+    fn index_mut(&mut self, id: NodeId) -> &mut Node {
+        &mut self.nodes[id.0 as usize]
+    }
+}
+
 /// A pass over one trie.
 pub(crate) struct Pass<'a> {
     pub(crate) owner: Option<B256>,
@@ -94,6 +124,8 @@ pub(crate) struct Pass<'a> {
     pub(crate) arena: &'a mut Arena,
     pub(crate) changes: &'a Changes,
     pub(crate) changed: &'a mut RowList,
+    /// The rows below were asked for ahead.
+    pub(crate) warm: bool,
 }
 
 /// Roots before and after a pass.
@@ -114,13 +146,13 @@ impl<'a> Pass<'a> {
     fn apply_root(&mut self, key: &NodeKey, fresh: bool) -> Result<Roots, RootError> {
         self.arena.nodes.clear();
         self.arena.heap.clear();
-        let row = if fresh { None } else { self.rows.get(key)?.0 };
+        let found = if fresh { None } else { self.rows.copy_to(key, &mut self.arena.heap)? };
         let at = self.changed.len();
         self.changed.push((key.clone(), None));
         let mut before = EMPTY_ROOT_HASH;
         let mut top = Child::Nothing;
-        if let Some(row) = &row {
-            let (id, body) = self.open(row)?;
+        if found.is_some() {
+            let (id, body) = self.open(0)?;
             encode::body_rlp(&self.arena.heap, &body, &mut self.arena.rlp);
             before = keccak256(&self.arena.rlp);
             top = Child::Node(id);
@@ -128,7 +160,7 @@ impl<'a> Pass<'a> {
         let changes = self.changes;
         let top = self.apply(top, 0, &changes.ops)?;
         let (new, after) = self.encode_root(top)?;
-        if row.is_none() && new.is_none() {
+        if found.is_none() && new.is_none() {
             self.changed.remove(at);
         } else {
             self.changed[at].1 = new;
@@ -155,8 +187,8 @@ impl<'a> Pass<'a> {
         self.apply_node(id, depth, ops)
     }
 
-    fn apply_node(&mut self, id: usize, depth: usize, ops: &'a [Op]) -> Result<Child, RootError> {
-        match self.arena.nodes[id] {
+    fn apply_node(&mut self, id: NodeId, depth: usize, ops: &'a [Op]) -> Result<Child, RootError> {
+        match self.arena[id] {
             Node::Leaf { path, value } => self.apply_leaf(id, (path, value), depth, ops),
             Node::Extension { path, child } => {
                 let agreed = agreed(&path, depth, ops);
@@ -178,9 +210,9 @@ impl<'a> Pass<'a> {
     /// A large branch: the row listed at `at` is read, changed and written.
     fn apply_row(&mut self, at: usize, reference: Span, ops: &'a [Op]) -> Result<Child, RootError> {
         let mark = self.mark();
-        let (row, unchecked) = self.rows.get(&self.changed[at].0)?;
-        let row = row.ok_or(RootError::Fault("it is missing"))?;
-        let (id, body) = self.open(&row)?;
+        let unchecked = self.rows.copy_to(&self.changed[at].0, &mut self.arena.heap)?;
+        let unchecked = unchecked.ok_or(RootError::Fault("it is missing"))?;
+        let (id, body) = self.open(mark.0)?;
         if !matches!(body, Body::Branch { .. }) {
             return Err(RootError::Fault("an inner row must begin with a branch"));
         }
@@ -191,11 +223,15 @@ impl<'a> Pass<'a> {
             }
         }
         let depth = self.changed[at].0.path.len();
+        let warms = self.owner.is_none() && !self.warm && (2..=WARMED_OPS_MAX).contains(&ops.len());
+        if warms {
+            self.warm = true;
+            self.rows.warm(ops.iter().map(|op| &op.key), depth);
+        }
         let node = self.apply_node(id, depth, ops)?;
+        self.warm &= !warms;
         let listed = self.changed.len();
-        let path = ops[0].key.path_from(0);
-        let entry =
-            self.settle(node, &path.as_slice()[..depth], encode::OWN_ROW_BYTES_MIN, mark)?;
+        let entry = self.settle(node, (&ops[0].key, depth), encode::OWN_ROW_BYTES_MIN, mark)?;
         if self.changed.len() > listed
             && self.changed.last().is_some_and(|last| last.0 == self.changed[at].0)
             && let Some((_, row)) = self.changed.pop()
@@ -209,13 +245,13 @@ impl<'a> Pass<'a> {
     fn settle(
         &mut self,
         node: Child,
-        path: &[u8],
+        (key, depth): (&Key, usize),
         body_bytes_max: usize,
         (heap_mark, node_mark): (usize, usize),
     ) -> Result<Child, RootError> {
         self.arena.out.clear();
         self.arena.path.clear();
-        self.arena.path.extend_from_slice(path);
+        self.arena.path.extend((0..depth).map(|at| key.nibble(at)));
         self.encode(node, body_bytes_max)?;
         let Arena { nodes, heap, out, .. } = &mut *self.arena;
         nodes.truncate(node_mark);
@@ -224,7 +260,7 @@ impl<'a> Pass<'a> {
             return Ok(Child::Nothing);
         }
         heap.extend_from_slice(out);
-        Ok(Child::Entry(Span { start: heap_mark, end: heap.len() }))
+        Ok(Child::Entry(Span::new(heap_mark, heap.len())))
     }
 
     fn mark(&self) -> (usize, usize) {
@@ -233,7 +269,7 @@ impl<'a> Pass<'a> {
 
     fn apply_leaf(
         &mut self,
-        id: usize,
+        id: NodeId,
         (path, value): (Nibbles, Span),
         depth: usize,
         ops: &'a [Op],
@@ -251,7 +287,7 @@ impl<'a> Pass<'a> {
         }
         let Some(op) = ops.iter().find(is_it) else { return Ok(Child::Node(id)) };
         let Some(value) = self.new_value(op, Some(value))? else { return Ok(Child::Nothing) };
-        self.arena.nodes[id] = Node::Leaf { path, value };
+        self.arena[id] = Node::Leaf { path, value };
         Ok(Child::Node(id))
     }
 
@@ -287,18 +323,18 @@ impl<'a> Pass<'a> {
 
     fn apply_branch(
         &mut self,
-        id: usize,
+        id: NodeId,
         depth: usize,
         mut ops: &'a [Op],
     ) -> Result<Child, RootError> {
         if let Some((op, after)) = ops.split_first()
             && op.key.len() == depth
         {
-            let Node::Branch { value, .. } = self.arena.nodes[id] else {
+            let Node::Branch { value, .. } = self.arena[id] else {
                 return Ok(Child::Node(id));
             };
             let changed = self.new_value(op, value)?;
-            if let Node::Branch { value, .. } = &mut self.arena.nodes[id] {
+            if let Node::Branch { value, .. } = &mut self.arena[id] {
                 *value = changed;
             }
             ops = after;
@@ -308,10 +344,10 @@ impl<'a> Pass<'a> {
             let count = ops.partition_point(|op| op.key.nibble(depth) == nibble);
             let (group, after) = ops.split_at(count);
             let nibble = usize::from(nibble);
-            let Node::Branch { children, .. } = &self.arena.nodes[id] else { break };
+            let Node::Branch { children, .. } = &self.arena[id] else { break };
             let child = children[nibble];
             let child = self.apply(child, depth + 1, group)?;
-            if let Node::Branch { children, .. } = &mut self.arena.nodes[id] {
+            if let Node::Branch { children, .. } = &mut self.arena[id] {
                 children[nibble] = child;
             }
             ops = after;
@@ -320,15 +356,15 @@ impl<'a> Pass<'a> {
     }
 
     /// A branch with less than two entries becomes what is left of it.
-    fn normalised(&mut self, id: usize) -> Result<Child, RootError> {
-        let Node::Branch { children, value } = &self.arena.nodes[id] else {
+    fn normalised(&mut self, id: NodeId) -> Result<Child, RootError> {
+        let Node::Branch { children, value } = &self.arena[id] else {
             return Ok(Child::Node(id));
         };
         let mut left = (0u8..).zip(children).filter(|(_, child)| !matches!(child, Child::Nothing));
         match (left.next(), left.next(), *value) {
             (None, _, None) => Ok(Child::Nothing),
             (None, _, Some(value)) => {
-                self.arena.nodes[id] = Node::Leaf { path: Nibbles::joined(&[], &[]), value };
+                self.arena[id] = Node::Leaf { path: Nibbles::joined(&[], &[]), value };
                 Ok(Child::Node(id))
             }
             (Some((nibble, child)), None, None) => {
@@ -353,7 +389,7 @@ impl<'a> Pass<'a> {
             }
         }
         if let Child::Node(id) = child {
-            match &mut self.arena.nodes[id] {
+            match &mut self.arena[id] {
                 Node::Leaf { path, .. } | Node::Extension { path, .. } => {
                     *path = Nibbles::joined(prefix, path.as_slice());
                     return Ok(child);
@@ -387,8 +423,7 @@ impl<'a> Pass<'a> {
         if depth == 0 || ops.len() < SETTLED_OPS_MIN {
             return Ok(built);
         }
-        let path = first.key.path_from(0);
-        self.settle(built, &path.as_slice()[..depth], encode::INSIDE_BYTES_MAX, mark)
+        self.settle(built, (&first.key, depth), encode::INSIDE_BYTES_MAX, mark)
     }
 
     /// Copies an op's value to the heap; an account without a new storage root keeps the old one.
@@ -417,24 +452,21 @@ impl<'a> Pass<'a> {
                 start
             }
         };
-        Ok(Some(Span { start, end: self.arena.heap.len() }))
+        Ok(Some(Span::new(start, self.arena.heap.len())))
     }
 
     fn push(&mut self, node: Node) -> Child {
-        self.arena.nodes.push(node);
-        Child::Node(self.arena.nodes.len() - 1)
+        Child::Node(self.arena.push(node))
     }
 
-    /// Copies a row to the heap and decodes its topmost node.
-    fn open(&mut self, row: &Bytes) -> Result<(usize, Body), RootError> {
+    /// Decodes the topmost node of the row that takes the heap from `start` on.
+    fn open(&mut self, start: usize) -> Result<(NodeId, Body), RootError> {
+        let row = self.arena.heap.get(start..).unwrap_or_default();
         let (kind, at) = row::top(row).map_err(RootError::Fault)?;
-        let start = self.arena.heap.len();
-        self.arena.heap.extend_from_slice(at.of(row));
-        let at = Span { start, end: self.arena.heap.len() };
-        self.node(kind, at)
+        self.node(kind, Span::new(start + at.start(), start + at.end()))
     }
 
-    fn node(&mut self, kind: Kind, at: Span) -> Result<(usize, Body), RootError> {
+    fn node(&mut self, kind: Kind, at: Span) -> Result<(NodeId, Body), RootError> {
         let body = row::body(&self.arena.heap, kind, at).map_err(RootError::Fault)?;
         let node = match &body {
             Body::Leaf { path, value, tail } => {
@@ -442,22 +474,24 @@ impl<'a> Pass<'a> {
                 if *tail {
                     let heap = &mut self.arena.heap;
                     let start = heap.len();
-                    heap.extend_from_within(value.start..value.end);
+                    heap.extend_from_within(value.start()..value.end());
                     heap.extend_from_slice(&PLAIN_TAIL);
-                    value = Span { start, end: heap.len() };
+                    value = Span::new(start, heap.len());
                 }
                 Node::Leaf { path: *path, value }
             }
             Body::Extension { path, child } => {
                 Node::Extension { path: *path, child: Child::Entry(*child) }
             }
-            Body::Branch { children, value } => Node::Branch {
-                children: children.map(|child| child.map_or(Child::Nothing, Child::Entry)),
-                value: *value,
-            },
+            Body::Branch { children: spans, value } => {
+                let mut children = [Child::Nothing; 16];
+                for (child, span) in children.iter_mut().zip(spans) {
+                    *child = span.map_or(Child::Nothing, Child::Entry);
+                }
+                Node::Branch { children, value: *value }
+            }
         };
-        self.arena.nodes.push(node);
-        Ok((self.arena.nodes.len() - 1, body))
+        Ok((self.arena.push(node), body))
     }
 }
 

@@ -30,7 +30,7 @@ pub(crate) fn list_rows(
 ) -> Result<(), RootError> {
     let mut left = vec![NodeKey { owner: Some(owner), path: Vec::new() }];
     while let Some(key) = left.pop() {
-        let Some(row) = rows.get(&key)?.0 else { continue };
+        let Some(row) = rows.get(&key)? else { continue };
         let top = row::top(&row).map_err(|why| RootError::Fault(why).at(&key))?;
         let mut found = |path: &[u8]| {
             left.push(NodeKey { owner: key.owner, path: [&key.path, path].concat() });
