@@ -67,7 +67,7 @@ mod tests {
         plain::MemoryRows,
         root::StateTrie,
         service::Checkpoint,
-        stage::{self as trie_stage, Ports as TriePorts},
+        stage::{self as trie_stage, Ports as TriePorts, TrieMetrics},
     };
     use crate::types::{
         block::BlockClose,
@@ -149,8 +149,9 @@ mod tests {
             let metrics = StageMetrics::unregistered;
             let ports = TriePorts { closed: to_trie, rooted: from_trie };
             let (clock, service) = (&clock, &*proofs);
-            let roots =
-                scope.spawn(move || trie_stage::run(trie, service, ports, clock, &metrics()));
+            let roots = scope.spawn(move || {
+                trie_stage::run(trie, service, ports, clock, &TrieMetrics::unregistered())
+            });
             let ports = Ports { rooted, sealed, hashes };
             let seals = scope.spawn(move || run(start, &ports, clock, &metrics()));
             let mut parent = GENESIS;

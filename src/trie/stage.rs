@@ -72,6 +72,12 @@ impl TrieMetrics {
         Self { stage, root: metrics.seconds("state_root", "Time to compute a block's state root.") }
     }
 
+    /// Numbers that no registry shows: for stages run by tests.
+    #[cfg(test)]
+    pub(crate) fn unregistered() -> Self {
+        Self::new(&Metrics::default(), StageMetrics::unregistered())
+    }
+
     #[expect(clippy::float_arithmetic, reason = "metrics are no consensus data")]
     #[expect(clippy::cast_precision_loss, reason = "microseconds of one root fit 52 bits")]
     fn rooted(&self, took_us: u64) {
@@ -174,7 +180,7 @@ mod tests {
             assert!(feed.push(block).is_ok());
         }
         drop(feed);
-        let metrics = StageMetrics::unregistered();
+        let metrics = TrieMetrics::unregistered();
         let ended = run(trie, proofs, Ports { closed, rooted }, &Clock::manual(0), &metrics);
         (ended, std::iter::from_fn(|| out.pop_wait()).collect())
     }
@@ -241,6 +247,6 @@ mod tests {
         assert!(feed.push(closed(1, Arc::default())).is_ok());
         drop(out);
         let ports = Ports { closed: closed_blocks, rooted };
-        run(trie, &proofs, ports, &Clock::manual(0), &StageMetrics::unregistered()).unwrap();
+        run(trie, &proofs, ports, &Clock::manual(0), &TrieMetrics::unregistered()).unwrap();
     }
 }
