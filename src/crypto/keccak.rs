@@ -1,16 +1,48 @@
-//! Keccak-256 of many inputs at once: the one place to make wide when the processor allows.
+//! Keccak-256 of many inputs at once: eight side by side where the processor has AVX-512.
 
 use alloy_primitives::{B256, keccak256};
 
-/// Appends the hash of each input to `out`, in order.
+#[cfg(target_arch = "x86_64")]
+mod eight;
+
+/// Inputs that the wide engine takes at once.
+pub const LANES: usize = 8;
+/// From so many inputs on, eight lanes take less time than one input after the other.
+const WIDE_MIN: usize = 4;
+
+/// Appends the hash of each input to `out`, in order. Fastest where eight inputs in a row take
+/// the same number of 136-byte blocks: the longest of eight keeps the others waiting.
 pub fn keccak_batch<T: AsRef<[u8]>>(inputs: &[T], out: &mut Vec<B256>) {
-    out.extend(inputs.iter().map(keccak256));
+    out.reserve(inputs.len());
+    for chunk in inputs.chunks(LANES) {
+        if chunk.len() < WIDE_MIN || !wide(chunk, out) {
+            out.extend(chunk.iter().map(keccak256));
+        }
+    }
+}
+
+/// Hashes up to eight inputs side by side, where the processor can.
+#[cfg(target_arch = "x86_64")]
+fn wide<T: AsRef<[u8]>>(inputs: &[T], out: &mut Vec<B256>) -> bool {
+    let mut lanes: [&[u8]; LANES] = [&[]; LANES];
+    for (lane, input) in lanes.iter_mut().zip(inputs) {
+        *lane = input.as_ref();
+    }
+    let Some(hashes) = eight::keccak256(&lanes) else { return false };
+    out.extend_from_slice(&hashes[..inputs.len()]);
+    true
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn wide<T: AsRef<[u8]>>(_inputs: &[T], _out: &mut Vec<B256>) -> bool {
+    false
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use alloy_primitives::b256;
+    use proptest::{collection::vec, prelude::*};
 
     #[test]
     fn a_batch_hashes_each_input() {
@@ -19,5 +51,29 @@ mod tests {
         let empty = b256!("c5d2460186f7233c927e7db2dcc703c0e500b653ca82273b7bfad8045d85a470");
         let abc = b256!("4e03657aea45a94fc7d47ba826c8d667c0d1e6e33a64a036ec44f58fa12d6c45");
         assert_eq!(out, [empty, abc]);
+    }
+
+    #[test]
+    fn every_length_around_the_blocks_borders_hashes_in_every_lane() {
+        let text: Vec<u8> = (0..700u16).map(|at| u8::try_from(at % 251).unwrap()).collect();
+        let mut out = Vec::new();
+        for len in 0..600 {
+            let inputs: [&[u8]; LANES] = std::array::from_fn(|lane| &text[lane..lane + len]);
+            out.clear();
+            keccak_batch(&inputs, &mut out);
+            assert_eq!(out, inputs.map(keccak256), "{len} bytes");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn lanes_of_unlike_lengths_do_not_disturb_each_other(
+            inputs in vec(vec(any::<u8>(), 0..600), 0..40)
+        ) {
+            let mut out = Vec::new();
+            keccak_batch(&inputs, &mut out);
+            let single: Vec<B256> = inputs.iter().map(keccak256).collect();
+            prop_assert_eq!(out, single);
+        }
     }
 }
