@@ -1,4 +1,5 @@
-//! From changed nodes to rows: hashes bottom-up, and decides which branch gets a row of its own.
+//! From changed nodes to rows, once `hash` has named them: decides which branch gets a row of its
+//! own.
 
 use crate::trie::{
     rlp,
@@ -7,7 +8,7 @@ use crate::trie::{
     update::{Child, Node, NodeId, Pass},
 };
 use crate::types::block::NodeKey;
-use alloy_primitives::{B256, Bytes, keccak256};
+use alloy_primitives::{B256, Bytes};
 use alloy_trie::EMPTY_ROOT_HASH;
 
 /// A branch inside another's row moves out when its body is larger: five plain accounts.
@@ -24,16 +25,17 @@ impl Pass<'_> {
         self.arena.out.clear();
         self.arena.path.clear();
         let Child::Node(id) = top else { return Ok((None, EMPTY_ROOT_HASH)) };
+        self.hash(top);
         self.arena.out.extend_from_slice(&[VERSION, 0]);
         let kind = self.encode_body(id)?;
         self.arena.out[1] = kind as u8;
         let row = Bytes::copy_from_slice(&self.arena.out);
-        Ok((Some(row), keccak256(&self.arena.rlp)))
+        Ok((Some(row), self.root_hash(id)))
     }
 
-    /// Appends a child's entry to `out`; a branch with a larger body than `body_bytes_max` goes
-    /// to a row of its own, and only its reference is appended.
-    pub(crate) fn encode(&mut self, child: Child, body_bytes_max: usize) -> Result<(), RootError> {
+    /// Appends a child's entry to `out`; a branch with a large body goes to a row of its own, and
+    /// only its reference is appended.
+    pub(crate) fn encode(&mut self, child: Child) -> Result<(), RootError> {
         let id = match child {
             Child::Nothing => return Ok(()),
             Child::Entry(span) => {
@@ -45,6 +47,11 @@ impl Pass<'_> {
         let start = self.arena.out.len();
         self.arena.out.resize(start + BODY_START, 0);
         let mut kind = self.encode_body(id)?;
+        let listed = match self.arena[id] {
+            Node::Branch { row, .. } => row,
+            _ => None,
+        };
+        let body_bytes_max = if listed.is_some() { OWN_ROW_BYTES_MIN } else { INSIDE_BYTES_MAX };
         let out = &mut self.arena.out;
         let len = out.len() - start - BODY_START;
         if matches!(kind, Kind::Branch | Kind::ValueBranch) && len > body_bytes_max {
@@ -52,36 +59,40 @@ impl Pass<'_> {
             out[start + REFERENCE_END] = VERSION;
             out[start + REFERENCE_END + 1] = kind as u8;
             let row = Bytes::copy_from_slice(&out[start + REFERENCE_END..]);
-            let key = NodeKey { owner: self.owner, path: self.arena.path.clone() };
-            self.changed.push((key, Some(row)));
+            match listed.and_then(|at| self.changed.get_mut(at as usize)) {
+                Some(listed) => listed.1 = Some(row),
+                None => {
+                    let key = NodeKey { owner: self.owner, path: self.arena.path.clone() };
+                    self.changed.push((key, Some(row)));
+                }
+            }
             out.truncate(start + REFERENCE_END);
             kind = Kind::External;
         } else {
             let len = u16::try_from(len).map_err(|_| RootError::ValueTooLong(len))?;
             out[start + REFERENCE_END..start + BODY_START].copy_from_slice(&len.to_le_bytes());
         }
-        let rlp = &self.arena.rlp;
-        match u8::try_from(rlp.len()) {
+        let name = self.arena.names[id.place()].as_slice();
+        match u8::try_from(name.len()) {
             Ok(short @ ..32) => {
                 out[start] = kind as u8 | SHORT;
                 out[start + 1] = short;
-                out[start + 2..start + 2 + rlp.len()].copy_from_slice(rlp);
+                out[start + 2..start + 2 + name.len()].copy_from_slice(name);
             }
             _ => {
                 out[start] = kind as u8;
-                out[start + 1..start + REFERENCE_END].copy_from_slice(keccak256(rlp).as_slice());
+                out[start + 1..start + REFERENCE_END].copy_from_slice(name);
             }
         }
         Ok(())
     }
 
-    /// Appends a node's body to `out` and leaves its RLP in `rlp`.
+    /// Appends a node's body to `out`.
     fn encode_body(&mut self, id: NodeId) -> Result<Kind, RootError> {
         match self.arena[id] {
             Node::Leaf { path, value } => {
                 let arena = &mut *self.arena;
                 let value = value.of(&arena.heap);
-                rlp::leaf(&mut arena.rlp, &path, value);
                 arena.out.push(count(path.as_slice()));
                 path.pack(&mut arena.out);
                 let plain = value.strip_suffix(&PLAIN_TAIL);
@@ -92,16 +103,13 @@ impl Pass<'_> {
             Node::Extension { path, child } => {
                 self.arena.out.push(count(path.as_slice()));
                 path.pack(&mut self.arena.out);
-                let start = self.arena.out.len();
                 let depth = self.arena.path.len();
                 self.arena.path.extend_from_slice(path.as_slice());
-                self.encode(child, INSIDE_BYTES_MAX)?;
-                let arena = &mut *self.arena;
-                arena.path.truncate(depth);
-                rlp::extension(&mut arena.rlp, &path, reference(&arena.out, start));
+                self.encode(child)?;
+                self.arena.path.truncate(depth);
                 Ok(Kind::Extension)
             }
-            Node::Branch { children, value } => self.encode_branch(&children, value),
+            Node::Branch { children, value, .. } => self.encode_branch(&children, value),
         }
     }
 
@@ -120,22 +128,16 @@ impl Pass<'_> {
             arena.out.extend_from_slice(&len.to_le_bytes());
             arena.out.extend_from_slice(value);
         }
-        let mut starts = [None; 16];
         let mut mask = 0u16;
         for (nibble, child) in (0u8..).zip(children) {
             if !matches!(child, Child::Nothing) {
                 mask |= 1 << nibble;
-                starts[usize::from(nibble)] = Some(self.arena.out.len());
                 self.arena.path.push(nibble);
-                self.encode(*child, INSIDE_BYTES_MAX)?;
+                self.encode(*child)?;
                 self.arena.path.pop();
             }
         }
-        let arena = &mut *self.arena;
-        arena.out[head..head + 2].copy_from_slice(&mask.to_le_bytes());
-        let references = starts.map(|start| start.map(|start| reference(&arena.out, start)));
-        let bytes = value.map_or(&[][..], |value| value.of(&arena.heap));
-        rlp::branch(&mut arena.rlp, &references, bytes);
+        self.arena.out[head..head + 2].copy_from_slice(&mask.to_le_bytes());
         Ok(if value.is_some() { Kind::ValueBranch } else { Kind::Branch })
     }
 }

@@ -13,7 +13,8 @@
 //!
 //! 1. Sort the changes by hashed key.
 //! 2. Walk down once, replacing leaves.
-//! 3. On the way up, hash and encode each touched row.
+//! 3. On the way up, hash what was touched, level by level and eight nodes at a time, and encode
+//!    each touched row.
 //! 4. Hand out the rows, and keep them until a checkpoint has them.
 
 mod nibbles;
@@ -21,6 +22,7 @@ mod rlp;
 mod row;
 mod rows;
 mod update;
+mod hash;
 mod encode;
 pub mod walk;
 pub mod root;

@@ -1,11 +1,13 @@
 //! One pass over sorted changes: down to the leaves, and up again with new nodes.
 //!
-//! Nothing is hashed here but rows fresh from the source; `encode` hashes and writes on the way up.
-//! Nodes live in an arena that shrinks back as each row is done, so a pass needs memory for one
-//! path of rows, not for all that it touches.
+//! Nothing is hashed here but rows fresh from the source. A subtree with enough changes is
+//! *settled* on the way up: `hash` names its touched nodes, level by level, and `encode` writes
+//! their rows. Nodes live in an arena that shrinks back then, so a pass needs memory for a few
+//! hundred changes, not for all that it is given.
 
 use crate::trie::{
     encode,
+    hash::{Hashing, Name},
     nibbles::{Key, Nibbles},
     rlp,
     root::RootError,
@@ -17,8 +19,9 @@ use alloy_primitives::{B256, Bytes, keccak256};
 use alloy_trie::EMPTY_ROOT_HASH;
 use std::ops::{Index, IndexMut};
 
-/// New keys that are built into rows at once, to bound the arena, where so many come together.
-const SETTLED_OPS_MIN: usize = 64;
+/// A subtree with at least so many changes is hashed and written at once: enough that each level
+/// fills the lanes of the hash, few enough that all of it is still in a core's cache.
+const SETTLED_OPS_MIN: usize = 32;
 /// A row with at most so many changes has the rows below asked for ahead: what they take fits
 /// the cache of a core.
 const WARMED_OPS_MAX: usize = 64;
@@ -73,12 +76,30 @@ pub(crate) enum Child {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NodeId(u32);
 
+impl NodeId {
+    /// Where it stands.
+    pub(crate) fn place(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// A touched node.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Node {
-    Leaf { path: Nibbles, value: Span },
-    Extension { path: Nibbles, child: Child },
-    Branch { children: [Child; 16], value: Option<Span> },
+    Leaf {
+        path: Nibbles,
+        value: Span,
+    },
+    Extension {
+        path: Nibbles,
+        child: Child,
+    },
+    Branch {
+        children: [Child; 16],
+        value: Option<Span>,
+        /// It has a row of its own: the place in the list of changed rows.
+        row: Option<u32>,
+    },
 }
 
 /// Memory of a pass, kept from one to the next.
@@ -86,9 +107,13 @@ pub(crate) enum Node {
 pub(crate) struct Arena {
     pub(crate) nodes: Vec<Node>,
     pub(crate) heap: Vec<u8>,
+    /// Names of nodes by `NodeId`, once they are hashed.
+    pub(crate) names: Vec<Name>,
+    /// Where `hash` works.
+    pub(crate) hashing: Hashing,
     /// Where `encode` writes.
     pub(crate) out: Vec<u8>,
-    /// RLP of the node encoded last.
+    /// RLP of a node that is hashed alone.
     pub(crate) rlp: Vec<u8>,
     /// Path of the node that is being encoded.
     pub(crate) path: Vec<u8>,
@@ -213,9 +238,11 @@ impl<'a> Pass<'a> {
         let unchecked = self.rows.copy_to(&self.changed[at].0, &mut self.arena.heap)?;
         let unchecked = unchecked.ok_or(RootError::Fault("it is missing"))?;
         let (id, body) = self.open(mark.0)?;
-        if !matches!(body, Body::Branch { .. }) {
+        let Node::Branch { row, .. } = &mut self.arena[id] else {
             return Err(RootError::Fault("an inner row must begin with a branch"));
-        }
+        };
+        // A pass that changes 4 billion rows ran out of memory long before.
+        *row = Some(u32::try_from(at).expect("a pass changes too many rows"));
         if unchecked {
             encode::body_rlp(&self.arena.heap, &body, &mut self.arena.rlp);
             if reference.of(&self.arena.heap) != keccak256(&self.arena.rlp).as_slice() {
@@ -230,29 +257,24 @@ impl<'a> Pass<'a> {
         }
         let node = self.apply_node(id, depth, ops)?;
         self.warm &= !warms;
-        let listed = self.changed.len();
-        let entry = self.settle(node, (&ops[0].key, depth), encode::OWN_ROW_BYTES_MIN, mark)?;
-        if self.changed.len() > listed
-            && self.changed.last().is_some_and(|last| last.0 == self.changed[at].0)
-            && let Some((_, row)) = self.changed.pop()
-        {
-            self.changed[at].1 = row; // In its place, so that the list stays nearly sorted.
+        if ops.len() < SETTLED_OPS_MIN {
+            return Ok(node);
         }
-        Ok(entry)
+        self.settle(node, (&ops[0].key, depth), mark)
     }
 
-    /// Encodes a subtree that is done and gives back the memory that it took.
+    /// Hashes and writes a subtree that is done and gives back the memory that it took.
     fn settle(
         &mut self,
         node: Child,
         (key, depth): (&Key, usize),
-        body_bytes_max: usize,
         (heap_mark, node_mark): (usize, usize),
     ) -> Result<Child, RootError> {
         self.arena.out.clear();
         self.arena.path.clear();
         self.arena.path.extend((0..depth).map(|at| key.nibble(at)));
-        self.encode(node, body_bytes_max)?;
+        self.hash(node);
+        self.encode(node)?;
         let Arena { nodes, heap, out, .. } = &mut *self.arena;
         nodes.truncate(node_mark);
         heap.truncate(heap_mark);
@@ -315,7 +337,7 @@ impl<'a> Pass<'a> {
                 children[usize::from(*nibble)] = self.push(Node::Extension { path, child });
             }
         }
-        let branch = self.push(Node::Branch { children, value });
+        let branch = self.push(Node::Branch { children, value, row: None });
         let inside = within(&Nibbles::joined(&[], shared), depth, ops);
         let branch = self.apply(branch, depth + agreed, inside)?;
         self.prefixed(shared, branch)
@@ -357,7 +379,7 @@ impl<'a> Pass<'a> {
 
     /// A branch with less than two entries becomes what is left of it.
     fn normalised(&mut self, id: NodeId) -> Result<Child, RootError> {
-        let Node::Branch { children, value } = &self.arena[id] else {
+        let Node::Branch { children, value, .. } = &self.arena[id] else {
             return Ok(Child::Node(id));
         };
         let mut left = (0u8..).zip(children).filter(|(_, child)| !matches!(child, Child::Nothing));
@@ -417,13 +439,14 @@ impl<'a> Pass<'a> {
             return Ok(value.map_or(Child::Nothing, |value| self.push(Node::Leaf { path, value })));
         }
         let shared = first.key.common_with(depth, &last.key);
-        let branch = self.push(Node::Branch { children: [Child::Nothing; 16], value: None });
+        let branch =
+            self.push(Node::Branch { children: [Child::Nothing; 16], value: None, row: None });
         let branch = self.apply(branch, depth + shared, ops)?;
         let built = self.prefixed(&path.as_slice()[..shared], branch)?;
         if depth == 0 || ops.len() < SETTLED_OPS_MIN {
             return Ok(built);
         }
-        self.settle(built, (&first.key, depth), encode::INSIDE_BYTES_MAX, mark)
+        self.settle(built, (&first.key, depth), mark)
     }
 
     /// Copies an op's value to the heap; an account without a new storage root keeps the old one.
@@ -488,7 +511,7 @@ impl<'a> Pass<'a> {
                 for (child, span) in children.iter_mut().zip(spans) {
                     *child = span.map_or(Child::Nothing, Child::Entry);
                 }
-                Node::Branch { children, value: *value }
+                Node::Branch { children, value: *value, row: None }
             }
         };
         Ok((self.arena.push(node), body))
