@@ -1,5 +1,6 @@
 //! The state root of a block's diff: storages first, then the accounts that hold their roots.
 
+use crate::crypto::keccak::keccak_batch;
 use crate::trie::{
     nibbles::Key,
     rlp,
@@ -15,7 +16,7 @@ use crate::types::{
     ids::BlockNumber,
     view::{NodeSource, ViewError},
 };
-use alloy_primitives::{B256, keccak256};
+use alloy_primitives::{Address, B256, keccak256};
 use alloy_trie::EMPTY_ROOT_HASH;
 use std::sync::Arc;
 
@@ -127,8 +128,11 @@ impl StateTrie {
     /// # Errors
     /// Where a row cannot be read or is not sound; the trie is then as it was before.
     pub fn apply(&mut self, block: BlockNumber, diff: &Diff) -> Result<TrieUpdate, RootError> {
+        let addresses: Vec<&Address> = diff.accounts.keys().collect();
+        let mut hashes = Vec::new();
+        keccak_batch(&addresses, &mut hashes);
         let mut touched: Vec<(B256, &AccountDiff)> =
-            diff.accounts.iter().map(|(address, change)| (keccak256(address), change)).collect();
+            hashes.into_iter().zip(diff.accounts.values()).collect();
         touched.sort_unstable_by_key(|(hash, _)| *hash);
         let mut rows = RowList::with_capacity(self.row_count);
         let Changes { mut ops, mut accounts, .. } = std::mem::take(&mut self.accounts);
