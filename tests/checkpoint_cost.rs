@@ -13,7 +13,7 @@ use basalt::{
         snapshot::Snapshot,
     },
     types::{
-        block::{Block, NodeKey, SealedBlock, TrieUpdate},
+        block::{Block, LogStarts, NodeKey, SealedBlock, TrieUpdate},
         diff::{Account, AccountDiff, Diff},
         view::StateView,
     },
@@ -132,6 +132,7 @@ fn sealed(number: u64, (accounts, changed, rows): (u64, u64, u64)) -> SealedBloc
         receipts: Vec::new(),
         last_mini_block: number,
         mini_block_count: 1,
+        log_starts: LogStarts::default(),
     };
     let trie = Arc::new(TrieUpdate { root, rows });
     SealedBlock { block: Arc::new(block), diff: Arc::new(diff), trie }

@@ -3,7 +3,7 @@
 use crate::block::header::{self, Roots};
 use crate::trie::root::RootedBlock;
 use crate::types::{
-    block::{Block, SealedBlock},
+    block::{Block, LogStarts, SealedBlock},
     flow::ClosedBlock,
     ids::BlockNumber,
 };
@@ -117,7 +117,15 @@ pub fn seal(
     let header = header::header(&close, &roots, extra_data);
     let hash = header.hash_slow();
     let (last_mini_block, mini_block_count) = (close.last_mini_block, close.mini_block_count);
-    let block = Block { header, hash, transactions, receipts, last_mini_block, mini_block_count };
+    let block = Block {
+        header,
+        hash,
+        transactions,
+        receipts,
+        last_mini_block,
+        mini_block_count,
+        log_starts: LogStarts::default(),
+    };
     Ok(SealedBlock { block: Arc::new(block), diff, trie: update })
 }
 

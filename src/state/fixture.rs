@@ -9,7 +9,7 @@ use crate::state::{
     snapshot::Snapshot,
 };
 use crate::types::{
-    block::{Block, BlockClose, NodeKey, SealedBlock, TrieUpdate},
+    block::{Block, BlockClose, LogStarts, NodeKey, SealedBlock, TrieUpdate},
     diff::{Account, AccountDiff, Diff},
     ids::{BlockNumber, MiniBlockNumber},
     map::Map,
@@ -60,7 +60,15 @@ pub(super) fn block(number: BlockNumber, nonces: std::ops::Range<u64>) -> Block 
     let header =
         Header { number, logs_bloom, state_root: root(number), gas_limit: 1, ..Header::default() };
     let hash = header.hash_slow();
-    Block { header, hash, transactions, receipts, last_mini_block: number, mini_block_count: 1 }
+    Block {
+        header,
+        hash,
+        transactions,
+        receipts,
+        last_mini_block: number,
+        mini_block_count: 1,
+        log_starts: LogStarts::default(),
+    }
 }
 
 /// A stand-in for a state root.

@@ -9,7 +9,7 @@ use crate::state::{
     tables::Checkpoint,
 };
 use crate::types::{
-    block::{Block, TrieUpdate},
+    block::{Block, LogStarts, TrieUpdate},
     diff::{Account, AccountDiff, Diff},
     view::NodeSource,
 };
@@ -104,6 +104,7 @@ pub fn initialise(
         receipts: Vec::new(),
         last_mini_block: 0,
         mini_block_count: 0,
+        log_starts: LogStarts::default(),
     });
     let positions = archive.append(&[Arc::clone(&block)])?;
     let number = block.header.number;

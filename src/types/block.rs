@@ -6,7 +6,7 @@ use crate::types::{
 };
 use alloy_consensus::Header;
 use alloy_primitives::{B256, Bytes};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The end of a block as execution fixes it: durable before the block is sealed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +44,29 @@ pub struct Block {
     pub last_mini_block: MiniBlockNumber,
     /// Its mini-blocks' numbers are the `mini_block_count` up to `last_mini_block`.
     pub mini_block_count: u64,
+    /// Filled by the first who asks.
+    pub log_starts: LogStarts,
+}
+
+/// Places of each transaction's first log among the logs of its block, counted once and only for
+/// blocks whose receipts somebody reads.
+#[derive(Debug, Clone, Default)]
+pub struct LogStarts(OnceLock<Box<[u64]>>);
+
+impl Block {
+    /// Place of the first log of the transaction at `index` among the block's logs.
+    pub fn first_log(&self, index: usize) -> u64 {
+        let starts = self.log_starts.0.get_or_init(|| {
+            let counts = self.receipts.iter().map(|receipt| receipt.logs.len());
+            let starts = counts.scan(0u64, |next, count| {
+                let start = *next;
+                *next += u64::try_from(count).unwrap_or(0);
+                Some(start)
+            });
+            starts.collect()
+        });
+        starts.get(index).copied().unwrap_or_default()
+    }
 }
 
 /// Nodes that a state root changed, for the checkpoint; opaque outside of `trie`.

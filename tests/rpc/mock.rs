@@ -14,7 +14,7 @@ use basalt::{
         metrics::{Metrics, StageMetrics},
     },
     types::{
-        block::Block,
+        block::{Block, LogStarts},
         diff::{Account, AccountDiff, Diff},
         flow::{Refusal, Submission},
         mini_block::{BlockEnvironment, MiniBlock},
@@ -188,6 +188,7 @@ fn block_of(header: Header, transactions: Vec<SharedTransaction>, minis: u64) ->
         transactions,
         last_mini_block: minis,
         mini_block_count: minis,
+        log_starts: LogStarts::default(),
     })
 }
 

@@ -190,19 +190,20 @@ pub(crate) fn receipt_at(place: &Place) -> Result<Option<Json>, RpcError> {
 }
 
 fn shown_receipt(place: &Place) -> Option<TransactionReceipt<ReceiptEnvelope<Log>>> {
-    let (transactions, receipts, at, first_index, first_log, index) = match place {
+    match place {
         Place::Sealed(block, index) => {
-            (&block.transactions, &block.receipts, At::sealed(block), 0, 0, *index)
+            let (tx, receipt) = (block.transactions.get(*index)?, block.receipts.get(*index)?);
+            let (at, first_log) = (At::sealed(block), block.first_log(*index));
+            Some(convert::receipt(tx, receipt, at, u64::try_from(*index).ok()?, first_log))
         }
         Place::Open(mini, index) => {
+            let (tx, receipt) = (mini.transactions.get(*index)?, mini.receipts.get(*index)?);
+            let first_log = mini.first_log + convert::log_count(&mini.receipts[..*index]);
             let at = At::open(&mini.environment);
-            (&mini.transactions, &mini.receipts, at, mini.first_transaction, mini.first_log, *index)
+            let index = mini.first_transaction + u64::try_from(*index).ok()?;
+            Some(convert::receipt(tx, receipt, at, index, first_log))
         }
-    };
-    let (tx, receipt) = (transactions.get(index)?, receipts.get(index)?);
-    let first_log = first_log + convert::log_count(&receipts[..index]);
-    let index = first_index + u64::try_from(index).ok()?;
-    Some(convert::receipt(tx, receipt, at, index, first_log))
+    }
 }
 
 /// `eth_getBlockReceipts(block)`.

@@ -2,7 +2,7 @@
 
 use crate::state::tables::take;
 use crate::types::{
-    block::Block,
+    block::{Block, LogStarts},
     receipt::Receipt,
     transaction::{RecoveredTransaction, SharedTransaction},
 };
@@ -205,7 +205,15 @@ impl Reader<'_> {
             transactions.push(self.transaction()?);
             receipts.push(self.receipt()?);
         }
-        Ok(Block { header, hash, transactions, receipts, last_mini_block, mini_block_count })
+        Ok(Block {
+            header,
+            hash,
+            transactions,
+            receipts,
+            last_mini_block,
+            mini_block_count,
+            log_starts: LogStarts::default(),
+        })
     }
 
     fn transaction(&mut self) -> Result<SharedTransaction, What> {
