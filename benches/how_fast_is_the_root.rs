@@ -6,7 +6,8 @@
 //! Blocks of random account changes go through `StateTrie::apply`, with a checkpoint after each,
 //! beside two others in the same run and by the same clock (CPU time of the thread): hashing
 //! alone of the nodes that such a block changes, sorted by length and as many at once as the
-//! processor takes, which no trie can beat; and `alloy-trie`'s root of the whole state from scratch.
+//! processor takes, which no trie can beat; and `alloy-trie`'s root of the whole state from
+//! scratch.
 #![allow(clippy::float_arithmetic, clippy::cast_precision_loss, reason = "a bench prints ratios")]
 #![allow(clippy::print_stdout, reason = "a bench prints")]
 

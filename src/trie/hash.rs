@@ -1,5 +1,5 @@
-//! Names touched nodes bottom-up: all leaves of a subtree, then all nodes right above leaves, and so
-//! on, so that the nodes of a level can be hashed side by side. Nothing is written here.
+//! Names touched nodes bottom-up: all leaves of a subtree, then all nodes right above leaves, and
+//! so on, so that the nodes of a level can be hashed side by side. Nothing is written here.
 
 use crate::crypto::keccak::{self, LANES};
 use crate::trie::{
