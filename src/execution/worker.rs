@@ -134,6 +134,8 @@ impl Worker {
                 ..blank(cut.timestamp_us, block.environment)
             };
             emit(Step { event: Event::MiniBlock(Arc::new(mini_block)), overlay });
+            // Now that the mini-block is on its way: merging takes milliseconds at times.
+            self.store().overlay_mut().compact();
         }
         if cut.closes_block {
             emit(self.close_block(&block)?);

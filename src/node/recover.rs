@@ -306,6 +306,7 @@ impl Replayed {
         }
         self.link = Link { number: mini_block.number, hash: mini_block.hash };
         self.overlay.push(mini_block.environment.number, Arc::clone(&mini_block.diff));
+        self.overlay.compact();
         self.open.push(mini_block);
         Ok(())
     }
@@ -357,6 +358,7 @@ impl Replayed {
         let mut overlay = Overlay::default();
         for mini_block in &self.open {
             overlay.push(mini_block.environment.number, Arc::clone(&mini_block.diff));
+            overlay.compact();
             published.push(Arc::clone(mini_block), &overlay);
         }
         Ok(Arc::new(published))

@@ -27,12 +27,19 @@ pub struct Overlay {
 }
 
 impl Overlay {
-    /// Puts the diff of a mini-block of `block` on top.
+    /// Puts the diff of a mini-block of `block` on top. Takes no time: `compact` does the work
+    /// once nobody waits for it.
     pub fn push(&mut self, block: BlockNumber, diff: Arc<Diff>) {
         debug_assert!(self.layers.last().is_none_or(|top| top.block <= block));
-        let mut layer = Layer { block, rank: 1, diff };
-        while let Some(top) = self.layers.pop_if(|top| top.block == block && top.rank == layer.rank)
-        {
+        self.layers.push(Layer { block, rank: 1, diff });
+    }
+
+    /// Merges layers of one block that stand for as many mini-blocks.
+    pub fn compact(&mut self) {
+        let Some(mut layer) = self.layers.pop() else { return };
+        let alike =
+            |top: &mut Layer, layer: &Layer| top.block == layer.block && top.rank == layer.rank;
+        while let Some(top) = self.layers.pop_if(|top| alike(top, &layer)) {
             layer = merged(top, &layer);
         }
         self.layers.push(layer);
@@ -123,6 +130,7 @@ mod tests {
                 1..80,
             ),
             blocks in 1u64..4,
+            compacts in 0u8..2,
         ) {
             let mut overlay = Overlay::default();
             let mut flat = Diff::default();
@@ -133,6 +141,9 @@ mod tests {
                 flat.merge(&diff);
                 let block = at as u64 / per_block;
                 overlay.push(block, Arc::new(diff));
+                if compacts.is_multiple_of(2) {
+                    overlay.compact();
+                }
                 if (at as u64 + 1).is_multiple_of(per_block) {
                     overlay.close(block);
                 }
