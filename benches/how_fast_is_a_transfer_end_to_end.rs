@@ -58,6 +58,8 @@ struct Options {
 /// The figures of one round on one node.
 #[derive(Default)]
 struct Round {
+    /// Recovery alone on all cores, 1/s, around the measurement of `rate`.
+    limit: f64,
     rate: f64,
     cpu_us: f64,
     threads_us: Vec<(String, f64)>,
@@ -103,21 +105,15 @@ fn run(options: &Options, folder: &Path) -> Outcome<()> {
     let keys = dev_keys(options.senders);
     let basalt = Peer::basalt(options, folder, &keys)?;
     let anvil = options.peer.then(|| Peer::anvil(options)).flatten();
-    let (mut ours, mut theirs, mut limits) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for round in 0..options.rounds {
-        limits.push(recovery_alone(if options.transactions < 10_000 { 2_000 } else { 20_000 }));
-        println!(
-            "round {round}: recovery alone: {:.0}/s on {} threads, {:.1} us each",
-            limits[round].0,
-            cores(),
-            limits[round].1
-        );
+        println!("round {round}");
         ours.push(basalt.round(options, &keys)?);
         if let Some(anvil) = &anvil {
             theirs.push(anvil.round(options, &keys)?);
         }
     }
-    summary(&ours, &theirs, &limits);
+    summary(&ours, &theirs);
     if options.minutes > 0 {
         let rate = median(ours.iter().map(|round| round.rate).collect()).0 / 2.0;
         basalt.soak(options, &keys, rate)?;
@@ -186,10 +182,22 @@ impl Peer {
         let terms = Terms::of(&mut http);
         let mut accounts = Accounts::new(&mut http, keys);
         let mut round = Round { rest_mib: resident_mib(node.pid()).0, ..Round::default() };
+        // Before and after, for the machine's speed changes within seconds.
+        let before = recovery_alone(options.transactions / 10);
         self.throughput(&node, &mut accounts, (terms, options.transactions), &mut round)?;
+        let after = recovery_alone(options.transactions / 10);
+        round.limit = f64::midpoint(before, after);
         let (half, odd) = paces(round.rate, options.latency);
-        round.half = percentiles(&load::latency(&node, &mut accounts, (terms, half))?);
-        round.odd = percentiles(&load::latency(&node, &mut accounts, (terms, odd))?);
+        for (pace, figures) in [(half, &mut round.half), (odd, &mut round.odd)] {
+            match load::latency(&node, &mut accounts, (terms, pace)) {
+                Ok(times) => *figures = percentiles(&times),
+                Err(error) if self.name == "anvil" => {
+                    println!("  anvil: no latency: {error}");
+                    *figures = [f64::NAN; 3];
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
         (round.loaded_mib, round.peak_mib) = resident_mib(node.pid());
         round.print(self.name);
         stop(node, self.name);
@@ -271,7 +279,10 @@ fn stop(node: Node, name: &str) {
 
 impl Round {
     fn print(&self, name: &str) {
-        println!("  {name}: {:.0} transfers/s, {:.1} us of CPU each", self.rate, self.cpu_us);
+        println!(
+            "  {name}: {:.0} transfers/s, {:.1} us of CPU each; recovery alone: {:.0}/s",
+            self.rate, self.cpu_us, self.limit
+        );
         let threads: Vec<String> =
             self.threads_us.iter().map(|(name, us)| format!("{name} {us:.1}")).collect();
         println!("    us by thread: {}", threads.join(", "));
@@ -286,14 +297,14 @@ impl Round {
     }
 }
 
-fn summary(ours: &[Round], theirs: &[Round], limits: &[(f64, f64)]) {
+fn summary(ours: &[Round], theirs: &[Round]) {
     println!("median (lowest to highest) over {} rounds", ours.len());
     let line = |what: &str, values: Vec<f64>| {
         let (middle, low, high) = median(values);
         println!("  {what:<58} {middle:>10.2} ({low:.2} to {high:.2})");
     };
     let of = |rounds: &[Round], figure: fn(&Round) -> f64| rounds.iter().map(figure).collect();
-    line("recovery alone, all cores, 1/s", limits.iter().map(|limit| limit.0).collect());
+    line("recovery alone, all cores, 1/s", of(ours, |round| round.limit));
     for (name, rounds) in [("basalt", ours), ("anvil", theirs)] {
         if rounds.is_empty() {
             continue;
@@ -310,14 +321,14 @@ fn summary(ours: &[Round], theirs: &[Round], limits: &[(f64, f64)]) {
     let ratio = |others: Vec<f64>| {
         ours.iter().zip(others).map(|(our, other)| our.rate / other).collect::<Vec<f64>>()
     };
-    line("basalt / recovery alone (expected: 0.60)", ratio(limits.iter().map(|l| l.0).collect()));
+    line("basalt / recovery alone (expected: 0.60)", ratio(of(ours, |round| round.limit)));
     if !theirs.is_empty() {
         line("basalt / anvil (expected: 2.5)", ratio(of(theirs, |round| round.rate)));
     }
 }
 
-/// Recovers senders on every core: per second over all, and microseconds of one.
-fn recovery_alone(count: usize) -> (f64, f64) {
+/// Recovers senders on every core, as many on each: per second over all.
+fn recovery_alone(count: usize) -> f64 {
     let secret = SecretKey::from_byte_array([7; 32]).expect("a valid key");
     let signed: Vec<(Message, [u8; 64], RecoveryId)> = (0..256u64)
         .map(|at| {
@@ -339,8 +350,7 @@ fn recovery_alone(count: usize) -> (f64, f64) {
             scope.spawn(work);
         }
     });
-    let took = start.elapsed().as_secs_f64();
-    ((count * cores()) as f64 / took, took * 1e6 / count as f64)
+    (count * cores()) as f64 / start.elapsed().as_secs_f64()
 }
 
 /// A genesis in geth's format: the senders, and accounts that only exist.

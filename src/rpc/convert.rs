@@ -33,11 +33,16 @@ pub struct At {
 impl At {
     /// In a sealed block.
     pub fn sealed(block: &Block) -> Self {
+        Self::under(&block.header, block.hash)
+    }
+
+    /// In the sealed block with this header and hash.
+    pub fn under(header: &Header, block_hash: B256) -> Self {
         Self {
-            block_hash: block.hash,
-            number: block.header.number,
-            timestamp: block.header.timestamp,
-            base_fee: block.header.base_fee_per_gas.unwrap_or_default(),
+            block_hash,
+            number: header.number,
+            timestamp: header.timestamp,
+            base_fee: header.base_fee_per_gas.unwrap_or_default(),
         }
     }
 

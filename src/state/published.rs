@@ -240,9 +240,10 @@ impl ChainReader for Published {
             return Ok(Some(place));
         }
         for (number, index) in self.archive.look_up(hash)? {
-            let Some(block) = self.block_at(number)? else { continue };
-            if block.transactions.get(index).is_some_and(|found| found.hash == *hash) {
-                return Ok(Some(Place::Sealed(block, index)));
+            let Some(row) = self.head.load().snapshot.block_row(number)? else { continue };
+            let found = self.archive.read_one(row.position, index)?;
+            if let Some(found) = found.filter(|found| found.transaction.hash == *hash) {
+                return Ok(Some(Place::Archived(Arc::new(found))));
             }
         }
         Ok(None)

@@ -9,7 +9,7 @@ use alloy_primitives::{B256, KECCAK256_EMPTY, U256};
 use alloy_rlp::{Decodable as _, Encodable as _};
 
 /// Version of every layout in this file and in `archive`; another one is refused at open.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// A row does not have the layout of its table.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

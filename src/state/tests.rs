@@ -149,12 +149,19 @@ fn check_found(chain: &Chain, sealed: &[SealedBlock]) {
         let by_hash = published.block(BlockId::Hash(wanted.hash)).unwrap().unwrap();
         assert_eq!(by_hash.hash, found.hash);
         for (at, transaction) in wanted.transactions.iter().enumerate() {
-            let Some(Place::Sealed(block, index)) =
-                published.transaction(&transaction.hash).unwrap()
-            else {
-                panic!("transaction {at} of block {number} is not found")
-            };
-            assert_eq!((block.header.number, index), (number, at));
+            match published.transaction(&transaction.hash).unwrap() {
+                Some(Place::Sealed(block, index)) => {
+                    assert_eq!((block.header.number, index), (number, at));
+                }
+                Some(Place::Archived(found)) => {
+                    assert_eq!(found.index, u64::try_from(at).unwrap());
+                    assert_eq!(found.first_log, wanted.first_log(at));
+                    assert_eq!((&found.header, found.block_hash), (&wanted.header, wanted.hash));
+                    assert_eq!(found.transaction, *transaction);
+                    assert_eq!(found.receipt, wanted.receipts[at]);
+                }
+                _ => panic!("transaction {at} of block {number} is not found"),
+            }
         }
     }
     let query = LogQuery {

@@ -9,6 +9,7 @@ use crate::types::{
     receipt::Receipt,
     transaction::SharedTransaction,
 };
+use alloy_consensus::Header;
 use alloy_primitives::{Address, B256, Bytes, Log, U256};
 use std::sync::Arc;
 
@@ -98,6 +99,25 @@ pub enum Place {
     Sealed(Arc<Block>, usize),
     /// In a durable mini-block of the open block, at an index of the mini-block.
     Open(Arc<MiniBlock>, usize),
+    /// In a sealed block that is no longer in memory.
+    Archived(Arc<Archived>),
+}
+
+/// One transaction of a sealed block, read without the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Archived {
+    /// The block's header.
+    pub header: Header,
+    /// Keccak of the header's RLP.
+    pub block_hash: B256,
+    /// Place among the block's transactions.
+    pub index: u64,
+    /// Place of its first log among the block's logs.
+    pub first_log: u64,
+    /// The transaction.
+    pub transaction: SharedTransaction,
+    /// What it did.
+    pub receipt: Receipt,
 }
 
 /// Logs to look for.

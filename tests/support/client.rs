@@ -35,6 +35,8 @@ impl Node {
     /// Starts a node and waits for the line with its endpoint (the first address with a port
     /// that does not speak of metrics).
     pub fn start(command: &mut Command) -> io::Result<Self> {
+        // What is meant for the tests is no setting of the node.
+        command.env_remove("BASALT_CRASH_ROUNDS").env_remove("BASALT_VECTORS");
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
         let stdout = child.stdout.take().expect("stdout is piped");
         let (found, endpoint) = mpsc::channel();

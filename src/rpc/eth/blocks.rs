@@ -112,6 +112,10 @@ pub(crate) fn transaction(api: &Api, args: &mut Args<'_>) -> Result<Json, RpcErr
     args.end()?;
     match api.backend.chain.transaction(&hash)? {
         Some(Place::Sealed(block, index)) => show_transaction(&block, index),
+        Some(Place::Archived(found)) => {
+            let at = At::under(&found.header, found.block_hash);
+            json(&convert::transaction(&found.transaction, at, found.index))
+        }
         Some(Place::Open(mini, index)) => {
             let Some(tx) = mini.transactions.get(index) else { return Ok(null()) };
             let at = At::open(&mini.environment);
@@ -195,6 +199,11 @@ fn shown_receipt(place: &Place) -> Option<TransactionReceipt<ReceiptEnvelope<Log
             let (tx, receipt) = (block.transactions.get(*index)?, block.receipts.get(*index)?);
             let (at, first_log) = (At::sealed(block), block.first_log(*index));
             Some(convert::receipt(tx, receipt, at, u64::try_from(*index).ok()?, first_log))
+        }
+        Place::Archived(found) => {
+            let (tx, receipt) = (&found.transaction, &found.receipt);
+            let at = At::under(&found.header, found.block_hash);
+            Some(convert::receipt(tx, receipt, at, found.index, found.first_log))
         }
         Place::Open(mini, index) => {
             let (tx, receipt) = (mini.transactions.get(*index)?, mini.receipts.get(*index)?);

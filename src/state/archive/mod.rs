@@ -29,7 +29,7 @@ mod tests;
 pub use read::Access;
 
 use crate::state::tables::Position;
-use crate::types::{block::Block, ids::BlockNumber};
+use crate::types::{block::Block, ids::BlockNumber, view::Archived};
 use alloy_primitives::{B256, Bytes};
 use record::RecordError;
 use segment::Entry;
@@ -111,6 +111,10 @@ pub struct Archive {
     cache: Mutex<VecDeque<(Position, Arc<Block>)>>,
 }
 
+fn damaged(position: Position, error: RecordError) -> ArchiveError {
+    ArchiveError::Record { segment: position.segment, offset: position.offset, error }
+}
+
 impl Archive {
     /// Opens the archive in `folder` and cuts off what lies behind `covered`, the last record
     /// that the database knows; `None` empties it.
@@ -175,14 +179,8 @@ impl Archive {
         if let Some((_, block)) = self.cached().iter().find(|(cached, _)| *cached == position) {
             return Ok(Arc::clone(block));
         }
-        let bytes = usize::try_from(position.bytes).unwrap_or_default();
-        let record = self.bytes(position.segment, (position.offset, bytes))?;
-        let block = record::decode(&Bytes::from(record)).map_err(|error| ArchiveError::Record {
-            segment: position.segment,
-            offset: position.offset,
-            error,
-        })?;
-        let block = Arc::new(block);
+        let block = record::decode(&self.record(position)?);
+        let block = Arc::new(block.map_err(|error| damaged(position, error))?);
         let mut cache = self.cached();
         cache.push_back((position, Arc::clone(&block)));
         if cache.len() > CACHED_BLOCKS_MAX {
@@ -190,6 +188,24 @@ impl Archive {
         }
         drop(cache);
         Ok(block)
+    }
+
+    /// The transaction at `index` of the block at a position, without the others.
+    ///
+    /// # Errors
+    /// Where the disk fails or the record is damaged.
+    pub fn read_one(
+        &self,
+        position: Position,
+        index: usize,
+    ) -> Result<Option<Archived>, ArchiveError> {
+        let found = record::decode_one(&self.record(position)?, index);
+        found.map_err(|error| damaged(position, error))
+    }
+
+    fn record(&self, position: Position) -> Result<Bytes, ArchiveError> {
+        let bytes = usize::try_from(position.bytes).unwrap_or_default();
+        self.bytes(position.segment, (position.offset, bytes)).map(Bytes::from)
     }
 
     /// Places (block, index) where the transaction may stand: right ones and, rarely, others
