@@ -19,7 +19,7 @@ mod mode;
 #[path = "support/process.rs"]
 mod process;
 
-use alloy_primitives::{B256, keccak256};
+use alloy_primitives::keccak256;
 use client::{Key, Node, Random, Terms, dev_keys};
 use load::{Accounts, CONNECTIONS, PROBERS, Pace};
 use process::{Cpu, resident_mib};
@@ -218,14 +218,11 @@ impl Peer {
         let shares: Vec<_> = (0..CONNECTIONS)
             .map(|at| load::prepare(accounts, at * each..(at + 1) * each, (terms, per_share)))
             .collect();
-        let hashes: Vec<B256> = shares.iter().flat_map(|share| share.hashes.clone()).collect();
-        let sent = hashes.len();
-        let before = Cpu::of(node.pid());
+        let sent: usize = shares.iter().map(|share| share.hashes.len()).sum();
+        let (from, before) = (load::head(&mut http), Cpu::of(node.pid()));
         let took = load::burst(node, &shares)?;
         let cpu = Cpu::of(node.pid()).since(&before);
-        let next = load::head(&mut http) + 1;
-        load::await_block(&mut http, next)?;
-        let included = load::count_included(&mut http, &hashes)?;
+        let included = load::count_included(&mut http, from, sent)?;
         if included != sent {
             return Err(
                 format!("{}: {included} of {sent} transfers are in blocks", self.name).into()
