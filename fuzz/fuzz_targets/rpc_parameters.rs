@@ -18,7 +18,7 @@ use basalt::{
         metrics::{Metrics, StageMetrics},
     },
     types::{
-        block::Block,
+        block::{Block, LogStarts},
         diff::Account,
         flow::Submission,
         mini_block::{BlockEnvironment, MiniBlock},
@@ -131,6 +131,7 @@ static API: LazyLock<Api> = LazyLock::new(|| {
         receipts: Vec::new(),
         last_mini_block: 0,
         mini_block_count: 0,
+        log_starts: LogStarts::default(),
     })));
     Api {
         backend: Backend {
@@ -151,7 +152,7 @@ static API: LazyLock<Api> = LazyLock::new(|| {
         settings: Settings::default(),
         events: Events::new(10_000, 256),
         waiters: Arc::new(Waiters::new(1)),
-        metrics: RpcMetrics::new(&Metrics::default(), StageMetrics::unregistered()),
+        metrics: RpcMetrics::new(&Metrics::default(), StageMetrics::unregistered(), 0),
         clock: Clock::manual(0),
     }
 });

@@ -124,9 +124,11 @@ pub async fn receipt(api: &Arc<Api>, mut send: SyncSend) -> Result<Json, RpcErro
 /// EIP-7966: a transaction that cannot be executed because an earlier nonce is missing.
 fn nonce_gap(api: &Api, hash: &B256) -> Option<RpcError> {
     let tx = api.backend.pool.pending(hash)?;
+    // The pool first: what leaves it in between is durable, and then the state has it.
+    let pooled = api.backend.pool.pending_nonce(&tx.sender);
     let state = api.backend.chain.state(BlockId::Pending).ok()?;
     let durable = state.account(&tx.sender).ok()?.unwrap_or_default().nonce;
-    let expected = api.backend.pool.pending_nonce(&tx.sender).unwrap_or(durable).max(durable);
+    let expected = pooled.unwrap_or(durable).max(durable);
     // What is gapless counts itself: then the next nonce is past its own.
     (tx.nonce() >= expected).then(|| RpcError::sync_nonce_gap(expected, tx.nonce()))
 }
