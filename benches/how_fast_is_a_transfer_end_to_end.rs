@@ -22,7 +22,7 @@ mod process;
 use alloy_primitives::keccak256;
 use client::{Key, Node, Random, Terms, dev_keys};
 use load::{Accounts, CONNECTIONS, PROBERS, Pace};
-use process::{Cpu, resident_mib};
+use process::{Cpu, Resident};
 use secp256k1::{
     Message, SECP256K1, SecretKey,
     ecdsa::{RecoverableSignature, RecoveryId},
@@ -65,9 +65,8 @@ struct Round {
     threads_us: Vec<(String, f64)>,
     half: [f64; 3],
     odd: [f64; 3],
-    rest_mib: f64,
-    loaded_mib: f64,
-    peak_mib: f64,
+    rest: Resident,
+    loaded: Resident,
 }
 
 fn main() -> Outcome<()> {
@@ -181,7 +180,8 @@ impl Peer {
         let mut http = node.connect()?;
         let terms = Terms::of(&mut http);
         let mut accounts = Accounts::new(&mut http, keys);
-        let mut round = Round { rest_mib: resident_mib(node.pid()).0, ..Round::default() };
+        let mut round = Round { rest: Resident::of(node.pid()), ..Round::default() };
+        Resident::forget_peak(node.pid())?;
         // Before and after, for the machine's speed changes within seconds.
         let before = recovery_alone(options.transactions / 10);
         self.throughput(&node, &mut accounts, (terms, options.transactions), &mut round)?;
@@ -198,7 +198,7 @@ impl Peer {
                 Err(error) => return Err(error.into()),
             }
         }
-        (round.loaded_mib, round.peak_mib) = resident_mib(node.pid());
+        round.loaded = Resident::of(node.pid());
         round.print(self.name);
         stop(node, self.name);
         Ok(round)
@@ -247,11 +247,10 @@ impl Peer {
         for minute in 1..=options.minutes {
             let (pace, _) = paces(rate * 2.0, Duration::from_secs(60));
             let [p50, p90, p99] = percentiles(&load::latency(&node, &mut accounts, (terms, pace))?);
-            let (now, peak) = resident_mib(node.pid());
+            let Resident { now, files, peak } = Resident::of(node.pid());
             println!(
-                "  minute {minute}: {now:.0} MiB resident (highest {peak:.0}), latency \
-                 p50 {p50:.1} \
-                 p90 {p90:.1} p99 {p99:.1} ms"
+                "  minute {minute}: {now:.0} MiB resident, {files:.0} of it file pages (highest \
+                 {peak:.0}), latency p50 {p50:.1} p90 {p90:.1} p99 {p99:.1} ms"
             );
         }
         stop(node, self.name);
@@ -288,8 +287,9 @@ impl Round {
         let [p50, p90, p99] = self.odd;
         println!("    latency at {ODD_RATE}/s:    p50 {p50:.2} p90 {p90:.2} p99 {p99:.2} ms");
         println!(
-            "    resident: {:.0} MiB at rest, {:.0} after the load, {:.0} at the highest",
-            self.rest_mib, self.loaded_mib, self.peak_mib
+            "    resident: {:.0} MiB at rest (highest before {:.0}); under load {:.0} at the highest, \
+             {:.0} after it, {:.0} of that file pages",
+            self.rest.now, self.rest.peak, self.loaded.peak, self.loaded.now, self.loaded.files
         );
     }
 }
@@ -313,7 +313,10 @@ fn summary(ours: &[Round], theirs: &[Round]) {
         line(&format!("{name}: latency p99 at half, ms"), of(rounds, |round| round.half[2]));
         line(&format!("{name}: latency p50 at 23.7/s, ms"), of(rounds, |round| round.odd[0]));
         line(&format!("{name}: latency p99 at 23.7/s, ms"), of(rounds, |round| round.odd[2]));
-        line(&format!("{name}: resident at the highest, MiB"), of(rounds, |round| round.peak_mib));
+        line(
+            &format!("{name}: resident at the highest, MiB"),
+            of(rounds, |round| round.loaded.peak),
+        );
     }
     let ratio = |others: Vec<f64>| {
         ours.iter().zip(others).map(|(our, other)| our.rate / other).collect::<Vec<f64>>()

@@ -1,7 +1,7 @@
 //! What a process costs, from /proc: CPU time by thread name, resident memory.
 #![expect(unreachable_pub, reason = "a module of a program")]
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, io};
 
 /// CPU time so far.
 #[derive(Clone, Default)]
@@ -53,13 +53,30 @@ fn total(pid: u32) -> f64 {
     ticks / 100.0
 }
 
-/// Resident memory in MiB: now and at its highest.
-pub fn resident_mib(pid: u32) -> (f64, f64) {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let field = |name: &str| {
-        let line = status.lines().find(|line| line.starts_with(name));
-        let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
-        kib.unwrap_or(0.0) / 1024.0
-    };
-    (field("VmRSS:"), field("VmHWM:"))
+/// Resident memory in MiB.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Resident {
+    /// Now.
+    pub now: f64,
+    /// Of that, pages of files: the kernel's cache, which it takes back when it needs room.
+    pub files: f64,
+    /// At its highest since the start or since `forget_peak`.
+    pub peak: f64,
+}
+
+impl Resident {
+    pub fn of(pid: u32) -> Self {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let field = |name: &str| {
+            let line = status.lines().find(|line| line.starts_with(name));
+            let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
+            kib.unwrap_or(0.0) / 1024.0
+        };
+        Self { now: field("VmRSS:"), files: field("RssFile:"), peak: field("VmHWM:") }
+    }
+
+    /// Lets the peak begin anew with what is resident now.
+    pub fn forget_peak(pid: u32) -> io::Result<()> {
+        fs::write(format!("/proc/{pid}/clear_refs"), "5")
+    }
 }

@@ -12,10 +12,10 @@ use crate::trie::root::StateTrie;
 use crate::types::view::NodeSource;
 use alloy_consensus::{EMPTY_OMMER_ROOT_HASH, Header};
 use alloy_eips::eip7685::EMPTY_REQUESTS_HASH;
-use alloy_genesis::Genesis;
-use alloy_primitives::{B256, keccak256};
+use alloy_genesis::{Genesis, GenesisAccount};
+use alloy_primitives::{Address, B256, keccak256};
 use alloy_trie::EMPTY_ROOT_HASH;
-use std::{fs, sync::Arc};
+use std::{collections::BTreeMap, fs, sync::Arc};
 
 /// Tells one chain from another without building its genesis: a hundred thousand accounts take
 /// seconds to derive, and are needed once. Whatever goes into the hash of a block but is not
@@ -63,17 +63,17 @@ pub fn spec(chain: &Chain, accounts: usize) -> Result<ChainSpec, NodeError> {
     ChainSpec::new(chain, &addresses).map_err(NodeError::of)
 }
 
-/// Writes the first state and block 0.
+/// Writes the first state, which is `alloc`, and block 0 as `genesis` says.
 ///
 /// # Errors
 /// Where the disk fails.
 pub fn write(
     environment: &Environment,
     archive: &Archive,
-    genesis: &Genesis,
+    (genesis, alloc): (&Genesis, BTreeMap<Address, GenesisAccount>),
     trie_bytes: usize,
 ) -> Result<(), NodeError> {
-    let count = genesis.alloc.len();
+    let count = alloc.len();
     tracing::info!(accounts = count, "writing the genesis state");
     let mut trie: Option<StateTrie> = None;
     let mut apply = |source: Arc<dyn NodeSource>, diff: &_| {
@@ -86,9 +86,8 @@ pub fn write(
         };
         Ok(trie.apply(0, diff)?)
     };
-    let chunks = genesis::chunks(genesis, &[]);
-    let written =
-        genesis::initialise(environment, archive, chunks, &mut apply, |root| header(genesis, root));
+    let (chunks, header) = (genesis::chunks(alloc), |root| header(genesis, root));
+    let written = genesis::initialise(environment, archive, chunks, &mut apply, header);
     let checkpoint = written.map_err(NodeError::of)?;
     tracing::info!(accounts = count, hash = %checkpoint.hash, "genesis stands");
     Ok(())

@@ -36,8 +36,10 @@ use crate::wal::{
     segment::{Preparer, holds_segments},
 };
 use alloy_consensus::Header;
+use alloy_genesis::Genesis;
 use alloy_primitives::{B256, Bytes};
 use std::{
+    mem,
     path::Path,
     sync::{
         Arc,
@@ -102,7 +104,7 @@ pub fn recover(
     };
     let mut environment = open()?;
     if environment.opened().map_err(NodeError::of)?.is_none() {
-        write_genesis(settings, &environment)?;
+        write_genesis(settings, &environment, &mut spec.genesis)?;
         // Opened anew, the database no longer has all that was written mapped into memory.
         drop(environment);
         environment = open()?;
@@ -190,14 +192,21 @@ fn warn_of_empty_log(log: &Log, opened: &Opened) {
     }
 }
 
-fn write_genesis(settings: &Settings, environment: &Environment) -> Result<(), NodeError> {
+fn write_genesis(
+    settings: &Settings,
+    environment: &Environment,
+    genesis: &mut Genesis,
+) -> Result<(), NodeError> {
     refuse_lost_state(&settings.folder)?;
     let folder = settings.folder.join(folders::ARCHIVE);
     let archive = Archive::open(&folder, None, ArchiveConfig::default(), Access::Direct)
         .map_err(NodeError::of)?;
     let chain = &settings.config.chain;
-    let spec = genesis::spec(chain, chain.dev_accounts)?;
-    genesis::write(environment, &archive, &spec.genesis, settings.config.trie_cache_bytes)
+    let alloc = match chain.genesis_file {
+        Some(_) => mem::take(&mut genesis.alloc),
+        None => genesis::spec(chain, chain.dev_accounts)?.genesis.alloc,
+    };
+    genesis::write(environment, &archive, (genesis, alloc), settings.config.trie_cache_bytes)
 }
 
 fn open_archive(

@@ -14,10 +14,10 @@ use crate::types::{
     view::NodeSource,
 };
 use alloy_consensus::Header;
-use alloy_genesis::{Genesis, GenesisAccount};
+use alloy_genesis::GenesisAccount;
 use alloy_primitives::{Address, B256, KECCAK256_EMPTY, U256, keccak256};
 use alloy_trie::EMPTY_ROOT_HASH;
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Entries of one chunk: a million accounts come in ten of them, about 20 MB of memory each.
 pub const CHUNK_WEIGHT: usize = 100_000;
@@ -46,22 +46,17 @@ pub type ApplyTrie<'a> =
         &Diff,
     ) -> Result<TrieUpdate, Box<dyn std::error::Error + Send + Sync>>;
 
-/// Allocations of a genesis as diffs of about `CHUNK_WEIGHT` entries, in order of address.
-/// `system` contracts are added where the allocation does not name their address itself.
-pub fn chunks<'a>(
-    genesis: &'a Genesis,
-    system: &'a [(Address, GenesisAccount)],
-) -> impl Iterator<Item = Diff> + 'a {
-    let added = system.iter().filter(|(address, _)| !genesis.alloc.contains_key(address));
-    let added = added.map(|(address, account)| (address, account));
-    let mut allocations = genesis.alloc.iter().chain(added).peekable();
+/// Allocations of a genesis as diffs of about `CHUNK_WEIGHT` entries, in order of address. Each
+/// chunk takes its allocations out of memory: a million of them are 200 MB.
+pub fn chunks(alloc: BTreeMap<Address, GenesisAccount>) -> impl Iterator<Item = Diff> {
+    let mut allocations = alloc.into_iter().peekable();
     std::iter::from_fn(move || {
         allocations.peek()?;
         let (mut diff, mut weight) = (Diff::default(), 0);
         while weight < CHUNK_WEIGHT
             && let Some((address, account)) = allocations.next()
         {
-            weight += put(&mut diff, *address, account);
+            weight += put(&mut diff, address, &account);
         }
         Some(diff)
     })

@@ -13,7 +13,7 @@ use crate::types::{
     view::{BlockId, ChainReader, LogQuery, Place, StateView, ViewError},
 };
 use alloy_consensus::Header;
-use alloy_genesis::{Genesis, GenesisAccount};
+use alloy_genesis::GenesisAccount;
 use alloy_primitives::{Address, B256, Bytes, U256};
 use proptest::prelude::*;
 use std::sync::{
@@ -236,10 +236,9 @@ fn genesis_starts_again_after_an_attempt_that_was_cut_off() {
     };
     let contract = Address::repeat_byte(2);
     let stray = Address::repeat_byte(9);
-    let broken = Genesis::default().extend_accounts([(stray, account.clone())]);
     let header = |state_root| Header { state_root, ..Header::default() };
     let mut attempts = 0;
-    let twice = genesis::chunks(&broken, &[]).chain([Diff::default()]);
+    let twice = genesis::chunks([(stray, account.clone())].into()).chain([Diff::default()]);
     let failed = genesis::initialise(
         &environment,
         &archive,
@@ -254,13 +253,12 @@ fn genesis_starts_again_after_an_attempt_that_was_cut_off() {
     assert!(environment.opened().unwrap().is_none());
 
     let plain = GenesisAccount { balance: U256::from(7), ..GenesisAccount::default() };
-    let genesis = Genesis::default().extend_accounts([(Address::repeat_byte(1), plain.clone())]);
-    let system = [(contract, account), (Address::repeat_byte(1), GenesisAccount::default())];
+    let alloc = [(Address::repeat_byte(1), plain.clone()), (contract, account)].into();
     let root = B256::repeat_byte(4);
     let made = genesis::initialise(
         &environment,
         &archive,
-        genesis::chunks(&genesis, &system),
+        genesis::chunks(alloc),
         &mut |_, diff| {
             assert_eq!(diff.accounts.len(), 2);
             Ok(TrieUpdate { root, rows: Vec::new() })

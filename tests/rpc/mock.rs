@@ -92,6 +92,9 @@ pub(crate) struct State {
     pub(crate) full: bool,
     pub(crate) outcome: Option<CallOutcome>,
     pub(crate) next_nonce: u64,
+    /// What waits becomes durable right before the pool is asked for a sender's next nonce.
+    pub(crate) included_when_asked: bool,
+    included: u64,
 }
 
 #[derive(Default)]
@@ -192,13 +195,20 @@ fn block_of(header: Header, transactions: Vec<SharedTransaction>, minis: u64) ->
     })
 }
 
-struct Accounts;
+/// Alice, who has sent five transactions and what was included since, and a contract.
+struct Accounts {
+    included: u64,
+}
 
 impl StateView for Accounts {
     fn account(&self, address: &Address) -> Result<Option<Account>, ViewError> {
         let code_hash = keccak256([0x60]);
         Ok(match *address {
-            ALICE => Some(Account { nonce: 5, balance: U256::from(1_000), ..Account::default() }),
+            ALICE => Some(Account {
+                nonce: 5 + self.included,
+                balance: U256::from(1_000),
+                ..Account::default()
+            }),
             CONTRACT => Some(Account { nonce: 1, code_hash, ..Account::default() }),
             _ => None,
         })
@@ -258,7 +268,7 @@ impl ChainReader for Chain {
     }
 
     fn state(&self, _: BlockId) -> Result<Arc<dyn StateView>, ViewError> {
-        Ok(Arc::new(Accounts))
+        Ok(Arc::new(Accounts { included: self.lock().included }))
     }
 
     fn blocks_with_logs(
@@ -286,7 +296,7 @@ impl ProofSource for Chain {
         }
         let node = Bytes::from_static(&[0xc0]);
         Ok(AccountProof {
-            account: Accounts.account(&address)?,
+            account: Accounts { included: 0 }.account(&address)?,
             storage_root: B256::repeat_byte(9),
             nodes: vec![node.clone()],
             slots: slots.iter().map(|slot| (*slot, U256::from(3), vec![node.clone()])).collect(),
@@ -316,7 +326,12 @@ impl PoolReader for Chain {
     }
 
     fn pending_nonce(&self, _: &Address) -> Option<u64> {
-        Some(self.lock().next_nonce)
+        let mut state = self.lock();
+        if state.included_when_asked {
+            state.included += std::mem::take(&mut state.waiting).len() as u64;
+            return None;
+        }
+        Some(state.next_nonce)
     }
 
     fn pending_count(&self) -> usize {

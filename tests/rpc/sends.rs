@@ -84,6 +84,17 @@ fn a_missing_nonce_is_code_6_with_the_expected_one() {
 }
 
 #[test]
+fn what_becomes_durable_while_the_nonce_is_looked_up_is_no_gap() {
+    let node = Node::start();
+    let tx = transaction(5);
+    node.chain.lock().waiting.push(tx.clone());
+    node.chain.lock().included_when_asked = true;
+    let error = ask(&node, "eth_sendRawTransactionSync", json!([tx.raw, "0x64"]))["error"].clone();
+    // Nobody tells this server of the mini-block: it waits, as it would for any other.
+    assert_eq!(error["code"], 4, "{error}");
+}
+
+#[test]
 fn waiting_is_bounded() {
     let node = Arc::new(Node::with(|settings| settings.sync_waiters_max = 1));
     let first = transaction(0).raw.clone();
