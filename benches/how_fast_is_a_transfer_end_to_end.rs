@@ -287,8 +287,8 @@ impl Round {
         let [p50, p90, p99] = self.odd;
         println!("    latency at {ODD_RATE}/s:    p50 {p50:.2} p90 {p90:.2} p99 {p99:.2} ms");
         println!(
-            "    resident: {:.0} MiB at rest (highest before {:.0}); under load {:.0} at the highest, \
-             {:.0} after it, {:.0} of that file pages",
+            "    resident: {:.0} MiB at rest (highest before {:.0}); under load {:.0} at the \
+             highest, {:.0} after it, {:.0} of that file pages",
             self.rest.now, self.rest.peak, self.loaded.peak, self.loaded.now, self.loaded.files
         );
     }
