@@ -62,17 +62,7 @@ setup-test: ## Install what the client tests need: node, npm, python, and their 
 	@major=$$(node --version | sed -E 's/^v([0-9]+).*/\1/'); \
 	[ "$$major" -ge 18 ] || { \
 	    echo "node $$major is too old for the client tests: install node 18 or newer"; exit 1; }
-	@cd tests/clients; \
-	if [ ! -e node_modules/.package-lock.json ] \
-	    || [ package-lock.json -nt node_modules/.package-lock.json ]; then \
-	    npm ci --ignore-scripts --no-audit --no-fund; \
-	    touch node_modules/.package-lock.json; \
-	fi; \
-	if ! cmp -s requirements.txt .venv/requirements.txt; then \
-	    python3 -m venv .venv; \
-	    .venv/bin/pip install -q -r requirements.txt; \
-	    cp requirements.txt .venv/requirements.txt; \
-	fi
+	@tests/clients/install
 
 # $(call install,PACKAGES): with apt-get, through sudo unless root; nothing for no packages.
 define install
