@@ -3,15 +3,11 @@
 use crate::mini_block::seal::{Link, SealError, seal};
 use crate::runtime::{
     clock::Clock,
-    metrics::{Metrics, StageMetrics},
+    metrics::StageMetrics,
     ring::{Consumer, Producer},
 };
-use crate::types::{
-    flow::{Event, Step},
-    ids::TimestampUs,
-};
+use crate::types::flow::{Event, Step};
 use alloy_primitives::{B256, Signature};
-use prometheus_client::metrics::histogram::Histogram;
 use std::sync::Arc;
 
 /// What the stage starts from.
@@ -20,15 +16,6 @@ pub struct Start {
     pub link: Link,
     /// The sequencer's key, as a function of the hash.
     pub sign: Box<dyn Fn(B256) -> Signature + Send>,
-}
-
-/// What the stage says of itself.
-#[derive(Debug, Clone)]
-pub struct MiniBlockMetrics {
-    /// As of every stage.
-    pub stage: StageMetrics,
-    /// Seconds between one mini-block's timestamp and the next one's.
-    pub interval: Histogram,
 }
 
 /// Seals every mini-block and hands every step on, in order. Ends when the input closes or the
@@ -41,39 +28,22 @@ pub fn run(
     input: &Consumer<Step>,
     output: &Producer<Step>,
     clock: &Clock,
-    metrics: &MiniBlockMetrics,
+    metrics: &StageMetrics,
 ) -> Result<(), SealError> {
     let Start { mut link, sign } = start;
-    let mut before_us = None;
     while let Some(mut step) = input.pop_wait() {
         let start_us = clock.now_us();
         if let Event::MiniBlock(mini_block) = &mut step.event {
             // Nobody else holds it yet, so this copies nothing.
             let mini_block = Arc::make_mut(mini_block);
             link = seal(mini_block, link, &*sign)?;
-            metrics.interval(before_us.replace(mini_block.timestamp_us), mini_block.timestamp_us);
         }
-        metrics.stage.item(clock.now_us() - start_us, input.len());
+        metrics.item(clock.now_us() - start_us, input.len());
         if output.push_wait(step).is_err() {
             return Ok(());
         }
     }
     Ok(())
-}
-
-impl MiniBlockMetrics {
-    /// The numbers, registered; `stage` are those that every stage has.
-    pub fn new(metrics: &Metrics, stage: StageMetrics) -> Self {
-        Self { stage, interval: metrics.seconds("mini_block_interval", "Between two mini-blocks.") }
-    }
-
-    #[expect(clippy::float_arithmetic, reason = "metrics are no consensus data")]
-    #[expect(clippy::cast_precision_loss, reason = "microseconds of one interval fit 52 bits")]
-    fn interval(&self, before_us: Option<TimestampUs>, now_us: TimestampUs) {
-        if let Some(before_us) = before_us {
-            self.interval.observe(now_us.saturating_sub(before_us) as f64 / 1e6);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -134,14 +104,7 @@ mod tests {
         drop(blanks);
         let link = Link { number: 41, hash: B256::repeat_byte(9) };
         let start = Start { link, sign: Box::new(move |_| signature) };
-        let registry = Metrics::default();
-        let stage = StageMetrics {
-            items: Default::default(),
-            busy: Default::default(),
-            queue: Default::default(),
-            item_time: registry.seconds("mini_block_item", "Time for one item."),
-        };
-        let metrics = MiniBlockMetrics::new(&registry, stage);
+        let metrics = StageMetrics::unregistered();
         run(start, &input, &output, &Clock::manual(0), &metrics).unwrap();
         let take = || sealed.pop_wait().unwrap().event;
         let (Event::MiniBlock(first), Event::Close(_), Event::MiniBlock(second)) =
@@ -151,7 +114,5 @@ mod tests {
         };
         assert_eq!((first.number, first.parent_hash), (42, link.hash));
         assert_eq!((second.number, second.parent_hash), (43, first.hash));
-        let text = registry.render();
-        assert!(text.contains("basalt_mini_block_interval_seconds_count 1"), "{text}");
     }
 }

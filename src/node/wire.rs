@@ -19,7 +19,6 @@ use crate::execution::{
 use crate::ingress;
 use crate::ingress::pool::{Pool, PoolLimits};
 use crate::mini_block;
-use crate::mini_block::stage::MiniBlockMetrics;
 use crate::node::{
     NodeError, Settings, keys, recover,
     recover::Recovered,
@@ -30,7 +29,7 @@ use crate::ordering;
 use crate::ordering::{
     cut::{Intervals, Standing},
     policy::CutLimits,
-    stage::OrderingConfig,
+    stage::{OrderingConfig, OrderingMetrics},
 };
 use crate::rpc;
 use crate::rpc::{server::RunningServer, subscribe::Events};
@@ -356,7 +355,7 @@ fn run_mini_block(
     (blank, sealed): Link<Step>,
 ) -> Result<(), NodeError> {
     threads.run(Stage::MiniBlock, "mini_block", move |at| {
-        let metrics = MiniBlockMetrics::new(&at.metrics, at.metrics.stage(Stage::MiniBlock));
+        let metrics = at.metrics.stage(Stage::MiniBlock);
         let blank = blank.seated(&at.seat);
         mini_block::stage::run(start, &blank, &sealed, &at.clock, &metrics)
     })
@@ -521,7 +520,7 @@ fn run_ordering(
         announce: Arc::clone(&shared.emit),
         config,
         clock: threads.clock.clone(),
-        metrics: threads.metrics.stage(Stage::Ordering),
+        metrics: OrderingMetrics::new(&threads.metrics, threads.metrics.stage(Stage::Ordering)),
     };
     threads.run(Stage::Ordering, "ordering", move |_| ordering::stage::run(ordering))
 }

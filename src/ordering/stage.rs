@@ -9,7 +9,7 @@ use crate::ordering::{
 };
 use crate::runtime::{
     clock::Clock,
-    metrics::StageMetrics,
+    metrics::{Metrics, StageMetrics, seconds},
     ring::{Consumer, Pop, Producer},
 };
 use crate::types::{
@@ -18,6 +18,7 @@ use crate::types::{
     transaction::SharedTransaction,
     view::Settlement,
 };
+use prometheus_client::metrics::histogram::Histogram;
 use std::{sync::Arc, time::Duration};
 
 /// A transaction that could not go for this time (its fee cap is too low) is dropped.
@@ -44,7 +45,16 @@ pub struct Ordering {
     /// Time.
     pub clock: Clock,
     /// The stage's numbers.
-    pub metrics: StageMetrics,
+    pub metrics: OrderingMetrics,
+}
+
+/// What the stage says of itself.
+#[derive(Debug, Clone)]
+pub struct OrderingMetrics {
+    /// As of every stage; an item is a cut until its credit.
+    pub stage: StageMetrics,
+    /// Seconds from the end of one interval to the end of the next, with a mini-block or without.
+    pub interval: Histogram,
 }
 
 /// What ordering starts with.
@@ -68,10 +78,20 @@ pub enum OrderingError {
     ExecutionGone,
 }
 
+impl OrderingMetrics {
+    /// The numbers, registered; `stage` are those that every stage has.
+    pub fn new(metrics: &Metrics, stage: StageMetrics) -> Self {
+        let help = "From the end of one interval to the end of the next.";
+        Self { stage, interval: metrics.seconds("mini_block_interval", help) }
+    }
+}
+
 struct Running {
     ordering: Ordering,
     waiting: Waiting,
     schedule: Schedule,
+    /// When the last interval ended.
+    ended_us: Option<TimestampUs>,
     /// When the cut in flight was made.
     in_flight_us: Option<TimestampUs>,
     block_full: bool,
@@ -97,6 +117,7 @@ impl Running {
         Self {
             waiting: Waiting::new(config.base_fee),
             schedule: Schedule::new(config.intervals, config.standing, now_us),
+            ended_us: None,
             in_flight_us: None,
             block_full: false,
             expire_at_us: now_us + EXPIRY_INTERVAL_US,
@@ -147,6 +168,10 @@ impl Running {
         };
         if now_us >= self.schedule.due_us() {
             self.schedule.passed(now_us);
+            if let Some(before_us) = self.ended_us.replace(now_us) {
+                let took_us = now_us.saturating_sub(before_us);
+                self.ordering.metrics.interval.observe(seconds(took_us));
+            }
         }
         if transactions.is_empty() {
             (self.ordering.announce)(ChainEvent::Heartbeat { timestamp_us: now_us });
@@ -206,7 +231,7 @@ impl Running {
         }
         if let Some(cut_us) = self.in_flight_us.take() {
             let took_us = now_us.saturating_sub(cut_us);
-            self.ordering.metrics.item(took_us, self.waiting.len());
+            self.ordering.metrics.stage.item(took_us, self.waiting.len());
         }
     }
 
@@ -264,6 +289,7 @@ mod tests {
     }
 
     struct Rig {
+        registry: Metrics,
         admitted: Producer<SharedTransaction>,
         cuts: Consumer<Cut>,
         credits: Producer<Credit>,
@@ -274,7 +300,7 @@ mod tests {
         let (admitted, admitted_out) = ring(4_096);
         let (to_execution, cuts) = ring(2);
         let (credits, credits_out) = ring(2);
-        let notes = Arc::new(Notes::default());
+        let (notes, registry) = (Arc::new(Notes::default()), Metrics::default());
         let beats = notes.clone();
         let intervals = Intervals { mini_block_us: 10_000, block_us, deadline_percent: 80 };
         let ordering = Ordering {
@@ -293,9 +319,9 @@ mod tests {
                 base_fee: 7,
             },
             clock: clock.clone(),
-            metrics: StageMetrics::unregistered(),
+            metrics: OrderingMetrics::new(&registry, StageMetrics::unregistered()),
         };
-        (Rig { admitted, cuts, credits, notes }, ordering)
+        (Rig { registry, admitted, cuts, credits, notes }, ordering)
     }
 
     /// A small generator with a seed: the run is the same each time.
@@ -373,12 +399,32 @@ mod tests {
         assert!(*rig.notes.heartbeats.lock().unwrap() > 20);
     }
 
+    #[test]
+    fn an_interval_is_measured_whether_or_not_it_has_a_mini_block() {
+        let clock = Clock::manual(1_000_000_000);
+        let (rig, ordering) = rig(&clock, 10_000_000);
+        let mut running = Running::new(ordering);
+        for (interval, end_us) in [10_000, 20_000, 30_000, 45_000].into_iter().enumerate() {
+            if interval == 2 {
+                rig.admitted.push(transaction(1, 0, 100, 1)).unwrap();
+            }
+            clock.set_us(1_000_000_000 + end_us);
+            assert!(running.turn().unwrap());
+            if let Pop::Item(_) = rig.cuts.pop() {
+                running.take(Credit { base_fee: 7, ..Credit::default() });
+            }
+        }
+        let text = rig.registry.render();
+        assert!(text.contains("basalt_mini_block_interval_seconds_count 3"), "{text}");
+        assert!(text.contains("basalt_mini_block_interval_seconds_sum 0.035"), "{text}");
+    }
+
     /// The real loop against a thread that executes: the last cut is made when the input closes.
     #[test]
     fn the_loop_runs_until_its_input_closes() {
         let clock = Clock::system();
         let (rig, ordering) = rig(&clock, 50_000);
-        let Rig { admitted, cuts, credits, notes } = rig;
+        let Rig { admitted, cuts, credits, notes, .. } = rig;
         let (mut taken, mut closes) = (Vec::new(), 0);
         std::thread::scope(|scope| {
             let ordering = scope.spawn(|| run(ordering));

@@ -1,7 +1,7 @@
 //! Requests in numbers, and the port where Prometheus reads all metrics of the process.
 
 use crate::rpc::{Api, methods::METHODS};
-use crate::runtime::metrics::{Metrics, StageMetrics};
+use crate::runtime::metrics::{Metrics, StageMetrics, seconds};
 use crate::types::ids::TimestampUs;
 use prometheus_client::metrics::{
     counter::Counter, family::Family, gauge::Gauge, histogram::Histogram,
@@ -88,10 +88,9 @@ impl RpcMetrics {
     }
 
     /// Notes one request of a method.
-    #[expect(clippy::float_arithmetic, reason = "metrics are no consensus data")]
     pub fn request(&self, method: usize, took_us: u64, failed: bool) {
         let Some((times, errors)) = self.by_method.get(method) else { return };
-        times.observe(took_us as f64 / 1e6);
+        times.observe(seconds(took_us));
         if failed {
             errors.inc();
         }

@@ -89,15 +89,20 @@ impl StageMetrics {
     }
 
     /// Notes one item that took `took_us` microseconds, with `waiting` items behind it.
-    #[expect(clippy::float_arithmetic, reason = "metrics are no consensus data")]
-    #[expect(clippy::cast_precision_loss, reason = "microseconds of one item fit 52 bits")]
     pub fn item(&self, took_us: u64, waiting: usize) {
-        let seconds = took_us as f64 / 1e6;
+        let seconds = seconds(took_us);
         self.items.inc();
         self.busy.inc_by(seconds);
         self.item_time.observe(seconds);
         self.queue.set(i64::try_from(waiting).unwrap_or(i64::MAX));
     }
+}
+
+/// Microseconds as what a metric counts.
+#[expect(clippy::float_arithmetic, reason = "metrics are no consensus data")]
+#[expect(clippy::cast_precision_loss, reason = "microseconds of 140 years fit 52 bits")]
+pub fn seconds(us: u64) -> f64 {
+    us as f64 / 1e6
 }
 
 const SECONDS_BUCKETS: [f64; 20] = [

@@ -2,7 +2,7 @@
 
 use crate::runtime::{
     clock::Clock,
-    metrics::{Metrics, StageMetrics},
+    metrics::{Metrics, StageMetrics, seconds},
     ring::{Consumer, Pop, Producer},
 };
 use crate::trie::{
@@ -57,7 +57,7 @@ pub fn run(
         let start_us = clock.now_us();
         let block = closed.close.environment.number;
         let update = Arc::new(trie.apply(block, &closed.diff)?);
-        metrics.rooted(clock.now_us() - start_us);
+        metrics.root.observe(seconds(clock.now_us() - start_us));
         proofs.rooted(block, &update);
         metrics.stage.item(clock.now_us() - start_us, ports.closed.len());
         if ports.rooted.push_wait(RootedBlock { closed, update }).is_err() {
@@ -76,12 +76,6 @@ impl TrieMetrics {
     #[cfg(test)]
     pub(crate) fn unregistered() -> Self {
         Self::new(&Metrics::default(), StageMetrics::unregistered())
-    }
-
-    #[expect(clippy::float_arithmetic, reason = "metrics are no consensus data")]
-    #[expect(clippy::cast_precision_loss, reason = "microseconds of one root fit 52 bits")]
-    fn rooted(&self, took_us: u64) {
-        self.root.observe(took_us as f64 / 1e6);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::runtime::{
     clock::Clock,
-    metrics::{Metrics, StageMetrics},
+    metrics::{Metrics, StageMetrics, seconds},
     ring::{Consumer, Pop, Producer},
 };
 use crate::types::flow::Step;
@@ -82,10 +82,8 @@ impl WalMetrics {
         new
     }
 
-    #[expect(clippy::float_arithmetic, reason = "metrics are no consensus data")]
-    #[expect(clippy::cast_precision_loss, reason = "microseconds of one write fit 52 bits")]
     fn flushed(&self, took_us: u64, bytes: u64, segments: usize) {
-        self.durable.observe(took_us as f64 / 1e6);
+        self.durable.observe(seconds(took_us));
         self.bytes.inc_by(bytes);
         self.flushes.inc();
         self.segments.set(i64::try_from(segments).unwrap_or(i64::MAX));
