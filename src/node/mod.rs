@@ -76,8 +76,8 @@ pub struct Node {
 const RUN_DOWN: Duration = Duration::from_secs(30);
 
 impl Node {
-    /// Recovers the chain and starts every stage; returns once clients are served, and systemd knows
-    /// it. `None` where a signal asked for the end before that.
+    /// Recovers the chain and starts every stage; returns once clients are served, and systemd
+    /// knows it. `None` where a signal asked for the end before that.
     ///
     /// # Errors
     /// Where the chain cannot be taken up, or an address cannot be served.
