@@ -161,3 +161,21 @@ fn a_plan_has_every_stage() {
     }
     assert!(basalt(&["plan"]).out.contains("node 0"));
 }
+
+#[test]
+fn kernel_arguments_are_a_line_and_agree_with_their_json() {
+    let answer = basalt(&["plan", "--kernel-args"]);
+    assert_eq!(exit(&answer), EXIT_DONE, "{}", answer.err);
+    let json = basalt(&["plan", "--kernel-args", "--json"]);
+    let value: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!(answer.out.trim_end(), value["line"].as_str().unwrap());
+    let isolated = value["arguments"]["isolated"].as_array().unwrap().len();
+    if isolated == 0 {
+        assert!(answer.out.is_empty() && answer.err.contains("nothing is isolated"));
+        let check = basalt(&["plan", "--kernel-args", "--check"]);
+        assert_eq!(exit(&check), EXIT_DONE, "nothing is asked for: {}", check.err);
+    } else {
+        assert!(answer.out.starts_with("isolcpus=") && answer.out.lines().count() == 1);
+    }
+    assert_eq!(exit(&basalt(&["plan", "--check"])), EXIT_USAGE);
+}
