@@ -24,7 +24,7 @@ test: setup setup-test ## Run all tests, those by real clients too
 	$(CARGO) build --release --bin basalt
 	tests/clients/run
 
-check: setup ## Formatting, lints, layout, documentation, licences
+check: setup units ## Formatting, lints, layout, documentation, licences, units
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
 	$(CARGO) test --test tidy
@@ -63,6 +63,8 @@ setup-test: ## Install what the client tests need: node, npm, python, and their 
 	[ "$$major" -ge 18 ] || { \
 	    echo "node $$major is too old for the client tests: install node 18 or newer"; exit 1; }
 	@tests/clients/install
+
+include systemd/units.mk
 
 # $(call install,PACKAGES): with apt-get, through sudo unless root; nothing for no packages.
 define install

@@ -13,6 +13,15 @@ pub mod status;
 pub mod exposition;
 pub mod data;
 pub mod log;
+pub mod in_force;
+pub mod boot_source;
+pub mod boot_config;
+pub mod maintenance;
+pub mod health_gate;
+pub mod console_facts;
+pub mod console;
+pub mod scrub;
+pub mod reset;
 
 use crate::config::overlay::{Effective, Flag, Sources};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -72,6 +81,22 @@ pub enum Command {
     Config(config::Config),
     /// Show how the running node does, on one screen
     Status(status::Status),
+    /// Wipe the data of an appliance at its next boot
+    Reset(reset::Reset),
+    /// Read a data folder from the disk itself, to find what rots
+    Scrub(scrub::Scrub),
+    /// Find, check and put in force the configuration of an appliance
+    #[command(hide = true)]
+    BootConfig(boot_config::BootConfig),
+    /// Say why the node of an appliance does not run
+    #[command(hide = true)]
+    Maintenance(maintenance::Maintenance),
+    /// Decide whether a boot of an appliance is a good one
+    #[command(hide = true)]
+    HealthGate(health_gate::HealthGate),
+    /// Draw the status page of an appliance
+    #[command(hide = true)]
+    Console(console::Console),
 }
 
 /// What `main` has to do after `run`.
@@ -139,6 +164,12 @@ pub fn run(
         Command::Plan(plan) => plan.run(sources, &mut output).map(|()| None),
         Command::Config(config) => config.run(sources, &mut output).map(|()| None),
         Command::Status(status) => status.run(&mut output).map(|()| None),
+        Command::Reset(reset) => reset.run(&mut output).map(|()| None),
+        Command::Scrub(scrub) => scrub.run(&mut output).map(|()| None),
+        Command::BootConfig(boot) => boot.run(&sources, &mut output).map(|()| None),
+        Command::Maintenance(it) => it.run(&mut output).map(|()| None),
+        Command::HealthGate(gate) => gate.run(&mut output).map(|()| None),
+        Command::Console(console) => console.run(&mut output).map(|()| None),
     };
     match done {
         Ok(Some(start)) => Outcome::Start(Box::new(start)),
