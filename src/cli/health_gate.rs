@@ -40,7 +40,7 @@ const LOG_MAX_MS: f64 = 50.0;
 const UNKNOWN_FACTOR: f64 = 5.0;
 /// Blocks that a window has at least.
 const BLOCKS_MIN: u64 = 2;
-const INTERVAL: &str = "basalt_interval_seconds";
+const INTERVAL: &str = "basalt_mini_block_interval_seconds";
 const LOG: &str = "basalt_wal_durable_seconds";
 const BASELINE: &str = "baseline.json";
 const REFUSED: &str = "refused.json";
