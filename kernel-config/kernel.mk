@@ -42,4 +42,7 @@ setup-test-kernel:
 	command -v cpio >/dev/null || missing+=(cpio); \
 	command -v mkfs.erofs >/dev/null || missing+=(erofs-utils); \
 	command -v veritysetup >/dev/null || missing+=(cryptsetup-bin); \
+	[ -d /usr/share/OVMF ] || missing+=(ovmf); \
+	command -v swtpm >/dev/null || missing+=(swtpm); \
+	command -v nft >/dev/null || [ -x /usr/sbin/nft ] || missing+=(nftables); \
 	$(call install,$${missing[@]+"$${missing[@]}"})
