@@ -132,7 +132,6 @@ static void check_performance(void)
 {
     has_text("two nodes", "/sys/devices/system/node/online", "0-1");
     has_text("no tick", "/sys/devices/system/cpu/nohz_full", "1");
-    has_text("isolated", "/sys/devices/system/cpu/isolated", "1");
     has_text("transparent huge pages", "/sys/kernel/mm/transparent_hugepage/enabled",
              "[madvise]");
     for (int node = 0; node < 2; node++) {
@@ -162,6 +161,7 @@ static void check_cgroups(void)
                 write_text("/cgroup/pinned/cpuset.cpus.partition", "isolated");
     const char *kind = text_of("/cgroup/pinned/cpuset.cpus.partition");
     check(made && strcmp(kind, "isolated") == 0, "isolated partition", "%s", kind);
+    has_text("isolated core", "/cgroup/cpuset.cpus.isolated", "1");
 }
 
 static void check_devices(void)
