@@ -2,7 +2,7 @@
 # how; included by the Makefile.
 .PHONY: kernel kernel-check test-kernel setup-kernel setup-kernel-check setup-test-kernel
 
-kernel: setup-kernel ## Build the kernel into build/kernel/current (JOBS=N; skipped where it is built)
+kernel: setup-kernel ## Build the kernel into build/kernel/current, if it is not there (JOBS=N)
 	@kernel-config/build
 
 kernel-check: setup-kernel-check ## Merge the kernel's fragments, check that every symbol survives

@@ -3,6 +3,7 @@
  * (tests/kernel/boot) reads the lines. Storage is in storage.c, system calls are in calls.c. */
 #define _GNU_SOURCE
 #include "guest.h"
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
@@ -195,6 +196,22 @@ static void check_devices(void)
     check(soft, "software watchdog", "after the hardware's");
 }
 
+/* The boot before this one panicked on purpose: its last words must be here, in UEFI variables. */
+static void check_last_words(void)
+{
+    char path[512] = "";
+    DIR *folder = opendir("/sys/fs/pstore");
+    struct dirent *entry;
+    bool found = false;
+    while (folder && (entry = readdir(folder))) {
+        snprintf(path, sizeof path, "/sys/fs/pstore/%s", entry->d_name);
+        found |= strstr(text_of(path), "sysrq triggered crash") != NULL;
+    }
+    if (folder)
+        closedir(folder);
+    check(found, "last words of the panic", "in /sys/fs/pstore, the last file is %s", path);
+}
+
 static void check_firewall(void)
 {
     int status = -1;
@@ -218,11 +235,17 @@ int main(void)
     setvbuf(stdout, NULL, _IOLBF, 0);
     printf("\nbasalt-kernel-test: begins\n");
     mount_or_fail("proc", "/proc");
+    if (has_word(text_of("/proc/cmdline"), "basalt.test=crash")) {
+        printf("basalt-kernel-test: panics on purpose\n");
+        write_text("/proc/sysrq-trigger", "c");
+        printf("FAILED: nothing happened\n");
+    }
     mount_or_fail("sysfs", "/sys");
     mount_or_fail("securityfs", "/sys/kernel/security");
     mount_or_fail("efivarfs", "/sys/firmware/efi/efivars");
     mount_or_fail("cgroup2", "/cgroup");
     mount_or_fail("tmpfs", "/tmp");
+    mount_or_fail("pstore", "/sys/fs/pstore");
     check_boot();
     check_hardening();
     check_performance();
@@ -231,6 +254,7 @@ int main(void)
     check_storage();
     check_calls();
     check_firewall();
+    check_last_words();
     printf("basalt-kernel-test: %d ok, %d failed\n", good_count, failed_count);
     fflush(stdout);
     sync();

@@ -147,8 +147,9 @@ static void check_crypt(void)
     bool secret = raw >= 0 && pread(raw, plain, sizeof plain, 0) == sizeof plain &&
                   memchr(plain, 'p', 64) != plain;
     close(raw);
-    check(mapped && written && secret, "dm-crypt", "AES-XTS on an AHCI disk: mapped %d, written %d, "
-          "not in the clear %d", mapped, written, secret);
+    check(mapped && written && secret, "dm-crypt",
+          "AES-XTS on an AHCI disk: mapped %d, written %d, not in the clear %d", mapped, written,
+          secret);
 }
 
 struct ring {
