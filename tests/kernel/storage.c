@@ -130,20 +130,20 @@ static void check_verity(void)
     close(file);
 }
 
-static void check_crypt(void)
+static void check_crypt(const char *disk)
 {
     char key[129], plain[4096] __attribute__((aligned(4096)));
     memset(key, 'a', 128);
     key[128] = 0;
     char arguments[256];
-    snprintf(arguments, sizeof arguments, "aes-xts-plain64 %s 0 /dev/sda 0", key);
+    snprintf(arguments, sizeof arguments, "aes-xts-plain64 %s 0 %s 0", key, disk);
     bool mapped = map_device("crypt", "crypt", 2048, false, arguments);
     memset(plain, 'p', sizeof plain);
     int file = open("/dev/crypt", O_RDWR | O_CLOEXEC);
     bool written = file >= 0 && pwrite(file, plain, sizeof plain, 0) == sizeof plain &&
                    fsync(file) == 0;
     close(file);
-    int raw = open("/dev/sda", O_RDONLY | O_DIRECT | O_CLOEXEC);
+    int raw = open(disk, O_RDONLY | O_DIRECT | O_CLOEXEC);
     bool secret = raw >= 0 && pread(raw, plain, sizeof plain, 0) == sizeof plain &&
                   memchr(plain, 'p', 64) != plain;
     close(raw);
@@ -232,6 +232,19 @@ static void report_configuration(void)
     printf("basalt-kernel-test: config.gz has %zd bytes\n", length);
 }
 
+/* Which of the two SCSI-like disks has this maker: AHCI's says ATA, virtio's says QEMU. */
+static const char *disk_of(const char *maker)
+{
+    const char *const disks[] = {"/dev/sda", "/dev/sdb"};
+    for (size_t i = 0; i < sizeof disks / sizeof *disks; i++) {
+        char path[64];
+        snprintf(path, sizeof path, "/sys/block/%s/device/vendor", disks[i] + 5);
+        if (has_word(text_of(path), maker))
+            return disks[i];
+    }
+    return NULL;
+}
+
 void check_storage(void)
 {
     const char *const kinds[] = {"ext4", "xfs", "vfat", "erofs", "overlay"};
@@ -239,11 +252,11 @@ void check_storage(void)
         check(has_word(text_of("/proc/filesystems"), kinds[i]), "file system", "%s", kinds[i]);
     const char *serial = text_of("/sys/class/nvme/nvme0/serial");
     check(strncmp(serial, "basalt-log-0", 12) == 0, "nvme", "serial number %s", serial);
-    struct stat status;
-    check(stat("/dev/sda", &status) == 0, "ahci", "/dev/sda");
-    check(stat("/dev/sdb", &status) == 0, "virtio scsi", "/dev/sdb");
+    const char *ahci = disk_of("ATA"), *scsi = disk_of("QEMU");
+    check(ahci, "ahci", "%s", ahci ? ahci : "no such disk");
+    check(scsi, "virtio scsi", "%s", scsi ? scsi : "no such disk");
     check_verity();
-    check_crypt();
+    check_crypt(ahci ? ahci : "/dev/null");
     check_io_uring();
     report_configuration();
 }
