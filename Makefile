@@ -13,7 +13,7 @@ ARGS ?=
 
 help: ## List the commands
 	@echo "make COMMAND"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: setup ## Install what is missing, build in release mode, start `basalt dev` (ARGS="...")
 	$(CARGO) build --release --bin basalt
@@ -37,6 +37,8 @@ bench: setup ## Run the benches, each named after the question that it answers
 
 vectors: setup ## Run the conformance suites of a folder: make vectors VECTORS=DIR
 	@tests/run-vectors "$(VECTORS)"
+
+include kernel-config/kernel.mk
 
 # Nothing is installed where nothing is missing, so that a prepared machine needs no network.
 setup: ## Install missing system packages (Debian 12 or 13) and check the Rust toolchain
