@@ -41,6 +41,7 @@ Commands:
   plan    Show which thread gets which core
   config  Check a configuration, or show the settings in force
   status  Show how the running node does, on one screen
+  update  Bring an appliance to a newer version, or back to the one before
   reset   Wipe the data of an appliance at its next boot
   scrub   Read a data folder from the disk itself, to find what rots
   help    Print this message or the help of the given subcommand(s)
@@ -72,6 +73,7 @@ fn every_subcommand_has_examples() {
         &["config", "show", "--help"],
         &["status", "--help"],
         &["reset", "--help"],
+        &["update", "apply", "--help"],
         &["scrub", "--help"],
         &["boot-config", "--help"],
         &["maintenance", "--help"],

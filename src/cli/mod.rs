@@ -22,6 +22,9 @@ pub mod console_facts;
 pub mod console;
 pub mod scrub;
 pub mod reset;
+pub mod update_entries;
+pub mod update_source;
+pub mod update;
 
 use crate::config::overlay::{Effective, Flag, Sources};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -81,6 +84,9 @@ pub enum Command {
     Config(config::Config),
     /// Show how the running node does, on one screen
     Status(status::Status),
+    /// Bring an appliance to a newer version, or back to the one before
+    #[command(subcommand)]
+    Update(update::Update),
     /// Wipe the data of an appliance at its next boot
     Reset(reset::Reset),
     /// Read a data folder from the disk itself, to find what rots
@@ -164,6 +170,7 @@ pub fn run(
         Command::Plan(plan) => plan.run(sources, &mut output).map(|()| None),
         Command::Config(config) => config.run(sources, &mut output).map(|()| None),
         Command::Status(status) => status.run(&mut output).map(|()| None),
+        Command::Update(update) => update.run(&mut output).map(|()| None),
         Command::Reset(reset) => reset.run(&mut output).map(|()| None),
         Command::Scrub(scrub) => scrub.run(&mut output).map(|()| None),
         Command::BootConfig(boot) => boot.run(&sources, &mut output).map(|()| None),
