@@ -38,8 +38,6 @@ bench: setup ## Run the benches, each named after the question that it answers
 vectors: setup ## Run the conformance suites of a folder: make vectors VECTORS=DIR
 	@tests/run-vectors "$(VECTORS)"
 
-include kernel-config/kernel.mk
-
 # Nothing is installed where nothing is missing, so that a prepared machine needs no network.
 setup: ## Install missing system packages (Debian 12 or 13) and check the Rust toolchain
 	@missing=(); \
@@ -82,3 +80,5 @@ if [ $${#packages[@]} -gt 0 ]; then \
         apt-get install -y -q --no-install-recommends "$${packages[@]}"; \
 fi
 endef
+
+include kernel-config/kernel.mk
