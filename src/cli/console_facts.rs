@@ -232,7 +232,7 @@ pub(super) fn version(root: &Path) -> String {
 }
 
 /// The value of `NAME=value` or `NAME="value"` in a text of such lines.
-fn assigned(text: &str, name: &str) -> Option<String> {
+pub(super) fn assigned(text: &str, name: &str) -> Option<String> {
     let mut values = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
     values.next().map(|value| value.trim_matches('"').to_owned())
 }
