@@ -105,9 +105,7 @@ impl Places {
             hostname: self.text("proc/sys/kernel/hostname").trim().to_owned(),
             addresses: self.addresses(),
             slot: self.slot().unwrap_or_else(|| "not an image: no verified root".to_owned()),
-            secure_boot: fs::read(self.root.join(SECURE_BOOT))
-                .ok()
-                .map(|bytes| bytes.get(4) == Some(&1)),
+            secure_boot: self.secure_boot(),
             role,
             config: in_force.map_or("not checked yet".to_owned(), |it| it.source),
             chain,
@@ -131,6 +129,13 @@ impl Places {
 
     fn text(&self, path: &str) -> String {
         fs::read_to_string(self.root.join(path)).unwrap_or_default()
+    }
+
+    /// Firmware that cannot do it has no variable that says so.
+    fn secure_boot(&self) -> Option<bool> {
+        let is_uefi = self.root.join("sys/firmware/efi").is_dir();
+        let told = fs::read(self.root.join(SECURE_BOOT));
+        is_uefi.then(|| told.is_ok_and(|bytes| bytes.get(4) == Some(&1)))
     }
 
     /// IPv4 from the routing tables, IPv6 from the list of interfaces.
@@ -173,7 +178,14 @@ impl Places {
 
     fn disk(&self) -> String {
         let path = self.root.join("var/lib");
-        space(&path).unwrap_or_else(|error| format!("unknown ({error})"))
+        let read_only = match is_read_only(&self.text("proc/self/mountinfo"), "/var") {
+            true => ", READ-ONLY",
+            false => "",
+        };
+        match space(&path) {
+            Ok(text) => format!("{text}{read_only}"),
+            Err(error) => format!("unknown ({error})"),
+        }
     }
 }
 
@@ -220,7 +232,7 @@ pub(super) fn version(root: &Path) -> String {
 }
 
 /// The value of `NAME=value` or `NAME="value"` in a text of such lines.
-fn assigned(text: &str, name: &str) -> Option<String> {
+pub(super) fn assigned(text: &str, name: &str) -> Option<String> {
     let mut values = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
     values.next().map(|value| value.trim_matches('"').to_owned())
 }
@@ -277,8 +289,15 @@ fn space(path: &Path) -> Result<String, String> {
     }
     let mib = |blocks: u64| blocks.saturating_mul(state.f_frsize) >> 20;
     let (all, free) = (mib(state.f_blocks), mib(state.f_bavail));
-    let writable = if state.f_flag & libc::ST_RDONLY == 0 { "" } else { ", READ-ONLY" };
-    Ok(format!("{free} MiB free of {all}{writable}"))
+    Ok(format!("{free} MiB free of {all}"))
+}
+
+/// Whether the file system on a mount point takes no writes from anybody, as after an error. The
+/// mount alone says nothing: this process's own view of it is read-only.
+fn is_read_only(mountinfo: &str, point: &str) -> bool {
+    let mut lines = mountinfo.lines().filter(|line| line.split(' ').nth(4) == Some(point));
+    let options = lines.next().and_then(|line| line.split_once(" - ")?.1.split(' ').nth(2));
+    options.is_some_and(|options| options.split(',').any(|option| option == "ro"))
 }
 
 #[cfg(test)]
@@ -321,6 +340,16 @@ mod tests {
         assert!(facts.is_debug && facts.chain.is_none() && facts.secure_boot.is_none());
         assert_eq!(facts.tune, "isolated 2-3, no ticks on none");
         assert!(facts.disk.contains("MiB free of"), "{}", facts.disk);
+    }
+
+    #[test]
+    fn a_file_system_is_read_only_where_its_superblock_says_so() {
+        let line = |mount: &str, superblock: &str| {
+            format!("40 30 254:5 / /var {mount},noatime shared:1 - ext4 /dev/vda6 {superblock}\n")
+        };
+        assert!(!is_read_only(&line("ro", "rw,errors=remount-ro"), "/var"));
+        assert!(is_read_only(&line("rw", "ro"), "/var"));
+        assert!(!is_read_only(&line("rw", "ro"), "/") && !is_read_only("", "/var"));
     }
 
     #[test]

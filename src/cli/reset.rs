@@ -2,6 +2,7 @@
 //! boot's systemd-repart, in the initrd, delete and make anew what its definitions call resettable:
 //! the data partition.
 
+use crate::cli::console_facts::assigned;
 use crate::cli::{Output, say};
 use clap::Args;
 use std::{
@@ -76,8 +77,7 @@ impl Reset {
     /// The variable's file, on a machine that can be reset.
     fn require_image(&self) -> Result<PathBuf, String> {
         let release = read(&self.root.join("etc/os-release")).unwrap_or_default();
-        let is_image = release.lines().any(|line| line.trim_matches('"') == "IMAGE_ID=basalt");
-        if !is_image {
+        if assigned(&release, "IMAGE_ID").as_deref() != Some("basalt") {
             return Err("this machine does not run the Basalt image (no IMAGE_ID=basalt in \
                         /etc/os-release); empty a node's folder with `basalt dev --fresh`"
                 .to_owned());
@@ -194,7 +194,7 @@ mod tests {
         Ok(String::from_utf8(out).unwrap())
     }
 
-    const IMAGE: &str = "ID=debian\nIMAGE_ID=basalt\n";
+    const IMAGE: &str = "ID=debian\nIMAGE_ID=\"basalt\"\n";
     const DATA: &str = "[Partition]\nType=linux-generic\nFactoryReset=yes\n";
 
     #[test]
