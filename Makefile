@@ -24,7 +24,7 @@ test: setup setup-test ## Run all tests, those by real clients too
 	$(CARGO) build --release --bin basalt
 	tests/clients/run
 
-check: setup ## Formatting, lints, layout, documentation, licences
+check: setup units ## Formatting, lints, layout, documentation, licences, units
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
 	$(CARGO) test --test tidy
@@ -75,6 +75,8 @@ setup-test: ## Install what the client tests need: node, npm, python, and their 
 	    .venv/bin/pip install -q -r requirements.txt; \
 	    cp requirements.txt .venv/requirements.txt; \
 	fi
+
+include systemd/units.mk
 
 # $(call install,PACKAGES): with apt-get, through sudo unless root; nothing for no packages.
 define install
