@@ -13,6 +13,12 @@ pub mod status;
 pub mod exposition;
 pub mod data;
 pub mod log;
+pub mod in_force;
+pub mod boot_source;
+pub mod boot_config;
+pub mod maintenance;
+pub mod console_facts;
+pub mod console;
 
 use crate::config::overlay::{Effective, Flag, Sources};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -72,6 +78,15 @@ pub enum Command {
     Config(config::Config),
     /// Show how the running node does, on one screen
     Status(status::Status),
+    /// Find, check and put in force the configuration of an appliance
+    #[command(hide = true)]
+    BootConfig(boot_config::BootConfig),
+    /// Say why the node of an appliance does not run
+    #[command(hide = true)]
+    Maintenance(maintenance::Maintenance),
+    /// Draw the status page of an appliance
+    #[command(hide = true)]
+    Console(console::Console),
 }
 
 /// What `main` has to do after `run`.
@@ -139,6 +154,9 @@ pub fn run(
         Command::Plan(plan) => plan.run(sources, &mut output).map(|()| None),
         Command::Config(config) => config.run(sources, &mut output).map(|()| None),
         Command::Status(status) => status.run(&mut output).map(|()| None),
+        Command::BootConfig(boot) => boot.run(&sources, &mut output).map(|()| None),
+        Command::Maintenance(it) => it.run(&mut output).map(|()| None),
+        Command::Console(console) => console.run(&mut output).map(|()| None),
     };
     match done {
         Ok(Some(start)) => Outcome::Start(Box::new(start)),

@@ -1,7 +1,9 @@
 //! Runs a node: data folder, log, plan, banner, a line a block; until it ends.
 #![expect(clippy::print_stderr, reason = "a command line complains on standard error")]
 
-use crate::cli::{EXIT_DONE, EXIT_FAILED, Kind, Start, data::DataDirectory, dev, log, preflight};
+use crate::cli::{
+    EXIT_DONE, EXIT_FAILED, Kind, Start, data::DataDirectory, dev, in_force, log, preflight,
+};
 use crate::config::schema::Chain;
 use crate::crypto::derive::Accounts;
 use crate::node::{Node, NodeError, Settings, Watch};
@@ -13,6 +15,7 @@ use crate::types::{block::Block, flow::ChainEvent};
 use alloy_primitives::{Address, B256};
 use std::{
     io::{self, Write as _},
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -21,16 +24,29 @@ const ACCOUNTS_SHOWN_MAX: usize = 10;
 
 /// Runs the node to its end and gives the exit code.
 pub fn run(start: Start) -> u8 {
-    match run_node(start) {
+    let failure = failure_file();
+    match run_node(start, failure.as_deref()) {
         Ok(()) => EXIT_DONE,
         Err(error) => {
             eprintln!("error: {error}");
+            if let Some(path) = failure
+                && let Err(error) = in_force::put(&path, format!("{error}\n").as_bytes())
+            {
+                eprintln!("error: {error}");
+            }
             EXIT_FAILED
         }
     }
 }
 
-fn run_node(start: Start) -> Result<(), NodeError> {
+/// Where a service leaves the reason of its end, for `maintenance` and `console` to show.
+fn failure_file() -> Option<PathBuf> {
+    let folders = std::env::var_os("RUNTIME_DIRECTORY")?;
+    let first = std::env::split_paths(&folders).next()?;
+    Some(first.join(in_force::FAILURE))
+}
+
+fn run_node(start: Start, failure: Option<&Path>) -> Result<(), NodeError> {
     let Start { kind, effective, fresh } = start;
     preflight::check(&effective)?;
     let config = effective.config;
@@ -56,6 +72,9 @@ fn run_node(start: Start) -> Result<(), NodeError> {
         tracing::info!("ended by a signal before the start was complete; nothing is lost");
         return Ok(());
     };
+    if let Some(path) = failure {
+        in_force::remove(path).map_err(NodeError)?; // What was wrong before is mended.
+    }
     let addresses = (node.rpc_address(), node.metrics_address());
     let banner = dev::banner(addresses.0, addresses.1, node.chain_id(), &accounts, total);
     print_line(&format!(

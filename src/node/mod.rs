@@ -10,14 +10,21 @@ pub mod keys;
 pub mod genesis;
 pub mod recover;
 pub mod shutdown;
+pub mod supervise;
 pub mod threads;
 pub mod wire;
 
 use crate::config::schema::Config;
-use crate::node::{shutdown::End, wire::Running};
+use crate::node::{
+    shutdown::End,
+    supervise::{Feeder, Progress},
+    wire::Running,
+};
+use crate::runtime::clock::Clock;
 use crate::topology::plan::Plan;
 use crate::types::flow::ChainEvent;
 use alloy_primitives::Address;
+use crossbeam_channel::RecvTimeoutError;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 /// Folders and files below the data folder.
@@ -61,21 +68,33 @@ impl NodeError {
 pub struct Node {
     running: Running,
     ends: crossbeam_channel::Receiver<End>,
+    progress: Arc<Progress>,
+    block_interval_ms: u64,
 }
 
 /// How long the stages may take to finish what they have.
 const RUN_DOWN: Duration = Duration::from_secs(30);
 
 impl Node {
-    /// Recovers the chain and starts every stage; returns once clients are served. `None` where a
-    /// signal asked for the end before that.
+    /// Recovers the chain and starts every stage; returns once clients are served, and systemd
+    /// knows it. `None` where a signal asked for the end before that.
     ///
     /// # Errors
     /// Where the chain cannot be taken up, or an address cannot be served.
-    pub fn start(settings: Settings) -> Result<Option<Self>, NodeError> {
+    pub fn start(mut settings: Settings) -> Result<Option<Self>, NodeError> {
         let (end, ends) = shutdown::channel().map_err(NodeError::of)?;
-        let running = wire::start(settings, (end, &ends))?;
-        Ok(running.map(|running| Self { running, ends }))
+        let block_interval_ms = settings.config.sequencing.block_interval_ms;
+        let progress = Arc::new(Progress::default());
+        let (seen, watch) = (Arc::clone(&progress), Arc::clone(&settings.watch));
+        settings.watch = Arc::new(move |event| {
+            seen.see(event);
+            watch(event);
+        });
+        let running = wire::start(settings, (end, &ends), &progress)?;
+        let Some(running) = running else { return Ok(None) };
+        let node = Self { running, ends, progress, block_interval_ms };
+        supervise::ready(&node.status());
+        Ok(Some(node))
     }
 
     /// Where JSON-RPC is served.
@@ -103,13 +122,45 @@ impl Node {
     /// # Errors
     /// Where a stage stopped on a fault, or the stages do not end in time.
     pub fn wait(self) -> Result<(), NodeError> {
-        match self.ends.recv() {
-            Ok(End::Signal(signal)) => tracing::info!(signal, "ending: no new requests"),
-            Ok(End::Fault { stage, reason }) => {
-                return Err(NodeError(format!("stage {stage} stopped: {reason}")));
+        match self.watched_end() {
+            Ok(End::Signal(signal)) => {
+                tracing::info!(signal, "ending: no new requests");
+                supervise::stopping("ending: finishing what is in flight");
             }
-            Err(error) => return Err(NodeError::of(error)),
+            Ok(End::Fault { stage, reason }) => {
+                let error = NodeError(format!("stage {stage} stopped: {reason}"));
+                supervise::stopping(&error.0);
+                return Err(error);
+            }
+            Err(error) => return Err(error),
         }
         self.running.stop(&self.ends, RUN_DOWN)
+    }
+
+    /// The first end; until then systemd's watchdog is fed while the chain goes on.
+    fn watched_end(&self) -> Result<End, NodeError> {
+        let clock = Clock::system();
+        let mut feeder = Feeder::new(self.block_interval_ms, clock.now_us());
+        let interval = supervise::look_interval();
+        loop {
+            match self.ends.recv_timeout(interval) {
+                Ok(end) => return Ok(end),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(NodeError("nothing is left that could end the node".to_owned()));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if feeder.goes_on(clock.now_us(), self.progress.counts()) {
+                supervise::alive(&self.status());
+            } else {
+                tracing::warn!("the chain does not go on: systemd's watchdog is not fed");
+                supervise::stuck(&format!("{}, stuck", self.status()));
+            }
+        }
+    }
+
+    fn status(&self) -> String {
+        let height = self.progress.height();
+        format!("block {height}, JSON-RPC on {}", self.rpc_address())
     }
 }

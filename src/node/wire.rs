@@ -24,6 +24,7 @@ use crate::node::{
     NodeError, Settings, keys, recover,
     recover::Recovered,
     shutdown::End,
+    supervise::{Patience, Progress},
     threads::{self, Started, Threads},
 };
 use crate::ordering;
@@ -147,6 +148,7 @@ struct Rings {
 pub fn start(
     settings: Settings,
     (end, ends): (Sender<End>, &Receiver<End>),
+    progress: &Progress,
 ) -> Result<Option<Running>, NodeError> {
     let clock = Clock::system();
     let metrics = Arc::new(Metrics::default());
@@ -155,12 +157,18 @@ pub fn start(
     let sequencer = signer.address();
     let readers =
         settings.plan.seats.len() + settings.config.rpc.calls_in_flight_max + OTHER_READERS;
-    let recovered = recover::recover(&settings, (&clock, &metrics, readers), &|| !ends.is_empty())?;
+    let patience = Patience::default();
+    let ended = || {
+        patience.goes_on(clock.now_us());
+        !ends.is_empty()
+    };
+    let recovered = recover::recover(&settings, (&clock, &metrics, readers), &ended)?;
     let Some(recovered) = recovered.filter(|_| ends.is_empty()) else { return Ok(None) };
     if !had_key && recovered.link.number > 0 {
         tracing::warn!(%sequencer, "the chain goes on with a new sequencer: its key was missing");
     }
     let (submissions, rings) = rings();
+    progress.show(&metrics, recovered.head.number);
     let shared = share(&settings, &recovered, submissions);
     let server = serve(&settings, &recovered, &shared, (&clock, &metrics))?;
     let chain_id = shared.rules.chain_id;

@@ -1,0 +1,313 @@
+//! What the status page shows, read from the machine and asked of the running node.
+
+use crate::cli::boot_config::reachable;
+use crate::cli::exposition::Exposition;
+use crate::cli::in_force::{self, InForce, Trouble};
+use serde_json::Value;
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+/// How long the node may take to answer.
+const TIMEOUT: Duration = Duration::from_millis(800);
+/// Bytes of an answer at most.
+const ANSWER_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// A mini-block or heartbeat that is older than this: the chain stands still.
+const STALE_MS: i64 = 3_000;
+const SECURE_BOOT: &str =
+    "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
+
+/// Where to look.
+#[derive(Debug)]
+pub struct Places {
+    /// Of the configuration in force.
+    pub run: PathBuf,
+    /// Of the node's failures.
+    pub node: PathBuf,
+    /// Of everything else.
+    pub root: PathBuf,
+}
+
+/// What is on the page.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// Of the image, else of this program.
+    pub version: String,
+    /// The machine's name.
+    pub hostname: String,
+    /// Without loopback's.
+    pub addresses: Vec<String>,
+    /// Which root partition runs.
+    pub slot: String,
+    /// `None` without UEFI.
+    pub secure_boot: Option<bool>,
+    /// What the machine is.
+    pub role: String,
+    /// Where the configuration came from.
+    pub config: String,
+    /// `None` where the node does not answer.
+    pub chain: Option<Chain>,
+    /// Why no node runs.
+    pub trouble: Vec<String>,
+    /// Of the journal.
+    pub errors: Vec<String>,
+    /// What is isolated.
+    pub tune: String,
+    /// Of the data partition.
+    pub disk: String,
+    /// Since the boot.
+    pub up: String,
+    /// The image lets people in.
+    pub is_debug: bool,
+}
+
+/// How the chain does.
+#[derive(Debug, Clone)]
+pub struct Chain {
+    /// Newest sealed block.
+    pub height: u64,
+    /// Newest block under a steady checkpoint.
+    pub steady: u64,
+    /// Newest durable mini-block.
+    pub mini_block: u64,
+    /// Since the newest mini-block or heartbeat.
+    pub age: String,
+    /// It stands still.
+    pub is_stale: bool,
+}
+
+impl Places {
+    /// Everything but the errors, which cost a process.
+    pub fn look(&self, errors: Vec<String>) -> Facts {
+        let in_force: Option<InForce> = in_force::read_json(&self.run.join(in_force::IN_FORCE));
+        let metrics = in_force.as_ref().map_or("off", |it| it.metrics_address.as_str());
+        let chain = metrics.parse().ok().and_then(|address| chain(reachable(address)));
+        let trouble = match chain {
+            Some(_) => Vec::new(),
+            None => Trouble::read(&self.run, &self.node, metrics)
+                .map(|trouble| trouble.text().lines().map(str::to_owned).collect())
+                .unwrap_or_default(),
+        };
+        let release = self.text("etc/os-release");
+        let own = env!("CARGO_PKG_VERSION").to_owned();
+        let role = in_force.as_ref().map_or("none yet", |it| it.role.as_str()).to_owned();
+        Facts {
+            version: assigned(&release, "IMAGE_VERSION").unwrap_or(own),
+            hostname: self.text("proc/sys/kernel/hostname").trim().to_owned(),
+            addresses: self.addresses(),
+            slot: self.slot().unwrap_or_else(|| "not an image: no verified root".to_owned()),
+            secure_boot: fs::read(self.root.join(SECURE_BOOT))
+                .ok()
+                .map(|bytes| bytes.get(4) == Some(&1)),
+            role,
+            config: in_force.map_or("not checked yet".to_owned(), |it| it.source),
+            chain,
+            trouble,
+            errors,
+            tune: self.tune(),
+            disk: self.disk(),
+            up: up(&self.text("proc/uptime")),
+            is_debug: assigned(&release, "VARIANT_ID").is_some_and(|it| it.contains("debug")),
+        }
+    }
+
+    /// The newest errors of the journal; none where there is no journal.
+    pub fn logged_errors(&self, count_max: usize) -> Vec<String> {
+        let count = count_max.to_string();
+        let mut command = Command::new("journalctl");
+        command.args(["-q", "--no-pager", "-b", "-p", "err", "-o", "short-iso", "-n", &count]);
+        let text = command.output().map(|output| output.stdout).unwrap_or_default();
+        String::from_utf8_lossy(&text).lines().take(count_max).map(str::to_owned).collect()
+    }
+
+    fn text(&self, path: &str) -> String {
+        fs::read_to_string(self.root.join(path)).unwrap_or_default()
+    }
+
+    /// IPv4 from the routing tables, IPv6 from the list of interfaces.
+    fn addresses(&self) -> Vec<String> {
+        let mut all = local_v4(&self.text("proc/net/fib_trie"));
+        all.extend(global_v6(&self.text("proc/net/if_inet6")));
+        all
+    }
+
+    /// Name and device of the partition below the verified root.
+    fn slot(&self) -> Option<String> {
+        let blocks = self.root.join("sys/block");
+        let mut maps = fs::read_dir(blocks).ok()?.flatten().map(|entry| entry.path());
+        let root = maps.find(|path| {
+            fs::read_to_string(path.join("dm/name")).is_ok_and(|name| name.trim() == "root")
+        })?;
+        let mut parts = fs::read_dir(root.join("slaves")).ok()?.flatten();
+        let named = parts.find_map(|entry| {
+            let event = fs::read_to_string(entry.path().join("uevent")).ok()?;
+            let name = assigned(&event, "PARTNAME").filter(|name| !name.ends_with("_verity"))?;
+            Some(format!("{name} on {}", entry.file_name().to_string_lossy()))
+        });
+        named.or_else(|| Some("verified root".to_owned()))
+    }
+
+    fn tune(&self) -> String {
+        let read = |name: &str| {
+            let text = self.text(&format!("sys/devices/system/cpu/{name}"));
+            Some(text.trim().to_owned()).filter(|text| !text.is_empty() && !text.contains("null"))
+        };
+        match (read("isolated"), read("nohz_full")) {
+            (None, None) => "no core isolated".to_owned(),
+            (isolated, full) => format!(
+                "isolated {}, no ticks on {}",
+                isolated.unwrap_or_else(|| "none".to_owned()),
+                full.unwrap_or_else(|| "none".to_owned()),
+            ),
+        }
+    }
+
+    fn disk(&self) -> String {
+        let path = self.root.join("var/lib");
+        space(&path).unwrap_or_else(|error| format!("unknown ({error})"))
+    }
+}
+
+/// Asks the node's metrics port.
+fn chain(address: SocketAddr) -> Option<Chain> {
+    let agent = ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).build();
+    let agent = ureq::Agent::from(agent);
+    let page = |path: &str| {
+        let mut answer = agent.get(format!("http://{address}{path}")).call().ok()?;
+        answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string().ok()
+    };
+    let health: Value = serde_json::from_str(&page("/health")?).ok()?;
+    let metrics = Exposition::parse(&page("/metrics")?);
+    let age = metrics.value("basalt_interval_timestamp_ms").and_then(age_ms);
+    Some(Chain {
+        height: health["latest"].as_u64()?,
+        steady: health["steady"].as_u64()?,
+        mini_block: health["mini_block"].as_u64()?,
+        age: age.map_or("none yet".to_owned(), |ms| format!("{ms} ms ago")),
+        is_stale: age.is_none_or(|ms| ms > STALE_MS),
+    })
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "milliseconds since 1970 fit 53 bits")]
+fn age_ms(at_ms: f64) -> Option<i64> {
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_millis();
+    let at_ms = at_ms as i64;
+    (at_ms > 0).then(|| (i64::try_from(now_ms).unwrap_or(i64::MAX) - at_ms).max(0))
+}
+
+/// The value of `NAME=value` or `NAME="value"` in a text of such lines.
+fn assigned(text: &str, name: &str) -> Option<String> {
+    let mut values = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    values.next().map(|value| value.trim_matches('"').to_owned())
+}
+
+/// Addresses that `fib_trie` has as local hosts, each once, without loopback.
+fn local_v4(table: &str) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    let mut last = "";
+    for line in table.lines().map(str::trim) {
+        if let Some(address) = line.strip_prefix("|-- ") {
+            last = address;
+        } else if line.starts_with("/32 host LOCAL")
+            && !last.starts_with("127.")
+            && !found.iter().any(|known| known == last)
+        {
+            found.push(last.to_owned());
+        }
+    }
+    found
+}
+
+/// Addresses of global scope in `if_inet6`.
+fn global_v6(table: &str) -> Vec<String> {
+    let addresses = table.lines().filter_map(|line| {
+        let mut columns = line.split_whitespace();
+        let (digits, scope) = (columns.next()?, columns.nth(2)?);
+        let bits = u128::from_str_radix(digits, 16).ok().filter(|_| scope == "00")?;
+        Some(std::net::Ipv6Addr::from_bits(bits).to_string())
+    });
+    addresses.collect()
+}
+
+fn up(uptime: &str) -> String {
+    let seconds = uptime.split('.').next().and_then(|text| text.parse::<u64>().ok());
+    let Some(seconds) = seconds else { return "unknown".to_owned() };
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    match (days, hours) {
+        (0, 0) => format!("{minutes} min {} s", seconds % 60),
+        (0, _) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}
+
+/// Used and all space of the file system below a path.
+#[expect(unsafe_code, reason = "the standard library cannot ask a file system for its space")]
+fn space(path: &Path) -> Result<String, String> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes()).map_err(|e| e.to_string())?;
+    // SAFETY: statvfs is plain numbers, for which zero is a value.
+    let mut state: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers are valid for the call; the kernel writes one statvfs.
+    if unsafe { libc::statvfs(path.as_ptr(), &raw mut state) } != 0 {
+        return Err(std::io::Error::last_os_error().to_string());
+    }
+    let mib = |blocks: u64| blocks.saturating_mul(state.f_frsize) >> 20;
+    let (all, free) = (mib(state.f_blocks), mib(state.f_bavail));
+    let writable = if state.f_flag & libc::ST_RDONLY == 0 { "" } else { ", READ-ONLY" };
+    Ok(format!("{free} MiB free of {all}{writable}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_once_and_without_loopback() {
+        let table = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 10.0.2.15\n        /32 host LOCAL\n\
+                     |-- 10.0.2.255\n        /32 link BROADCAST\n     |-- 127.0.0.1\n        \
+                     /32 host LOCAL\nLocal:\n     |-- 10.0.2.15\n        /32 host LOCAL\n";
+        assert_eq!(local_v4(table), ["10.0.2.15"]);
+        let table = "fec0000000000000505400fffe123456 02 40 40 80 enp0s3\n\
+                     20010db8000000000000000000000007 02 40 00 80 enp0s3\n\
+                     00000000000000000000000000000001 01 80 10 80 lo\n";
+        assert_eq!(global_v6(table), ["2001:db8::7"]);
+    }
+
+    #[test]
+    fn a_slot_is_the_partition_below_the_verified_root() {
+        let root = tempfile::tempdir().unwrap();
+        let put = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        put("sys/block/dm-0/dm/name", "root\n");
+        put("sys/block/dm-0/slaves/vda3/uevent", "DEVNAME=vda3\nPARTNAME=basalt_1_verity\n");
+        put("sys/block/dm-0/slaves/vda2/uevent", "DEVNAME=vda2\nPARTNAME=basalt_1\n");
+        put("etc/os-release", "ID=debian\nIMAGE_VERSION=\"1.2\"\nVARIANT_ID=debug\n");
+        put("proc/sys/kernel/hostname", "node-7\n");
+        put("sys/devices/system/cpu/isolated", "2-3\n");
+        put("sys/devices/system/cpu/nohz_full", "(null)\n");
+        put("var/lib/x", "");
+        let folder = root.path().to_owned();
+        let places = Places { run: folder.clone(), node: folder.clone(), root: folder };
+        let facts = places.look(Vec::new());
+        assert_eq!(facts.slot, "basalt_1 on vda2");
+        assert_eq!((facts.version.as_str(), facts.hostname.as_str()), ("1.2", "node-7"));
+        assert!(facts.is_debug && facts.chain.is_none() && facts.secure_boot.is_none());
+        assert_eq!(facts.tune, "isolated 2-3, no ticks on none");
+        assert!(facts.disk.contains("MiB free of"), "{}", facts.disk);
+    }
+
+    #[test]
+    fn times_are_for_people() {
+        assert_eq!(up("59.3 1"), "0 min 59 s");
+        assert_eq!(up("7260.0 1"), "2 h 1 min");
+        assert_eq!(up("180000.0 1"), "2 d 2 h");
+        assert_eq!(age_ms(0.0), None);
+    }
+}
