@@ -10,5 +10,5 @@ image: setup setup-image ## Build the bootable image build/basalt_VERSION.raw (K
 setup-image: ## Install what building and booting the image needs (Debian 12 or 13, no root needed)
 	@image/setup
 
-test-image: setup-image ## Boot the built image in QEMU and hold it against what is promised
+test-image: setup-image setup-test ## Boot the built image in QEMU and hold it against what is promised
 	tests/image/run
