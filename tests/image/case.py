@@ -36,6 +36,7 @@ class ImageCase(unittest.TestCase):
         for machine in self.machines:
             machine.power_cut()
             machine.disk.unlink(missing_ok=True)
+            (machine.folder / "data.raw").unlink(missing_ok=True)
         if self.failed():
             print(f"    logs are left in {self.folder}", flush=True)
         else:

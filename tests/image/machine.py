@@ -113,18 +113,28 @@ class Machine:
         volume = f"{self.disk}@@{self.partition('esp')['start']}"
         return tool("mdir", "-b", "-i", volume, f"::{path}", check=False)
 
+    def data_file_system(self) -> str:
+        """A copy of the data partition as a file, with the journal of the file system replayed."""
+        part, copy = self.partition("data"), self.folder / "data.raw"
+        mib = 1 << 20
+        subprocess.run(
+            ["dd", f"if={self.disk}", f"of={copy}", "bs=1M", "conv=sparse", "status=none",
+             f"skip={part['start'] // mib}", f"count={part['size'] // mib}"],
+            check=True,
+        )  # fmt: skip
+        os.truncate(copy, part["size"])
+        tool("e2fsck", "-y", "-E", "journal_only", str(copy), check=False)
+        return str(copy)
+
     def data_list(self, path: str) -> list[str]:
         """Names in a folder of the data partition; the path is the one under /var."""
-        start = self.partition("data")["start"]
-        # The journal is replayed on a copy of nothing: -c reads what is there.
-        listing = tool("debugfs", "-R", f"ls -p {path}", f"{self.disk}?offset={start}")
+        listing = tool("debugfs", "-R", f"ls -p {path}", self.data_file_system())
         names = [line.split("/")[5] for line in listing.splitlines() if line.count("/") >= 6]
         return [name for name in names if name not in (".", "..")]
 
     def data_bytes(self) -> int:
         """Size of the file system on the data partition."""
-        start = self.partition("data")["start"]
-        stats = tool("debugfs", "-R", "stats -h", f"{self.disk}?offset={start}")
+        stats = tool("debugfs", "-R", "stats -h", self.data_file_system())
         blocks = re.search(r"Block count:\s+(\d+)", stats)
         size = re.search(r"Block size:\s+(\d+)", stats)
         if not blocks or not size:
