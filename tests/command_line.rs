@@ -41,6 +41,8 @@ Commands:
   plan    Show which thread gets which core
   config  Check a configuration, or show the settings in force
   status  Show how the running node does, on one screen
+  reset   Wipe the data of an appliance at its next boot
+  scrub   Read a data folder from the disk itself, to find what rots
   help    Print this message or the help of the given subcommand(s)
 
 Options:
@@ -69,6 +71,11 @@ fn every_subcommand_has_examples() {
         &["config", "check", "--help"],
         &["config", "show", "--help"],
         &["status", "--help"],
+        &["reset", "--help"],
+        &["scrub", "--help"],
+        &["boot-config", "--help"],
+        &["maintenance", "--help"],
+        &["console", "--help"],
     ] {
         let answer = basalt(arguments);
         assert_eq!(exit(&answer), EXIT_DONE);
@@ -160,4 +167,42 @@ fn a_plan_has_every_stage() {
         assert!(seats.iter().any(|seat| seat["stage"] == stage.name()), "{}", stage.name());
     }
     assert!(basalt(&["plan"]).out.contains("node 0"));
+}
+
+#[test]
+fn kernel_arguments_are_a_line_and_agree_with_their_json() {
+    let answer = basalt(&["plan", "--kernel-args"]);
+    assert_eq!(exit(&answer), EXIT_DONE, "{}", answer.err);
+    let json = basalt(&["plan", "--kernel-args", "--json"]);
+    let value: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!(answer.out.trim_end(), value["line"].as_str().unwrap());
+    let isolated = value["arguments"]["isolated"].as_array().unwrap().len();
+    if isolated == 0 {
+        assert!(answer.out.is_empty() && answer.err.contains("nothing is isolated"));
+        let check = basalt(&["plan", "--kernel-args", "--check"]);
+        assert_eq!(exit(&check), EXIT_DONE, "nothing is asked for: {}", check.err);
+    } else {
+        assert!(answer.out.starts_with("isolcpus=") && answer.out.lines().count() == 1);
+    }
+    assert_eq!(exit(&basalt(&["plan", "--check"])), EXIT_USAGE);
+}
+
+#[test]
+fn a_machine_that_is_no_image_is_not_reset() {
+    let answer = basalt(&["reset", "--confirm", "a"]);
+    assert_eq!(exit(&answer), EXIT_FAILED);
+    assert!(answer.err.contains("does not run the Basalt image"), "{}", answer.err);
+}
+
+#[test]
+fn a_folder_is_scrubbed_and_one_that_is_not_there_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a"), vec![1; 5_000]).unwrap();
+    let path = folder.path().display().to_string();
+    let answer = basalt(&["scrub", &path]);
+    assert_eq!((exit(&answer), answer.err), (EXIT_DONE, String::new()));
+    assert_eq!(answer.out, format!("{path}: 1 files, 0 MiB, all readable\n"));
+    let answer = basalt(&["scrub", "/nowhere"]);
+    assert_eq!(exit(&answer), EXIT_FAILED);
+    assert!(answer.err.contains("/nowhere: cannot be listed"), "{}", answer.err);
 }

@@ -19,6 +19,8 @@ pub mod boot_config;
 pub mod maintenance;
 pub mod console_facts;
 pub mod console;
+pub mod scrub;
+pub mod reset;
 
 use crate::config::overlay::{Effective, Flag, Sources};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -78,6 +80,10 @@ pub enum Command {
     Config(config::Config),
     /// Show how the running node does, on one screen
     Status(status::Status),
+    /// Wipe the data of an appliance at its next boot
+    Reset(reset::Reset),
+    /// Read a data folder from the disk itself, to find what rots
+    Scrub(scrub::Scrub),
     /// Find, check and put in force the configuration of an appliance
     #[command(hide = true)]
     BootConfig(boot_config::BootConfig),
@@ -154,6 +160,8 @@ pub fn run(
         Command::Plan(plan) => plan.run(sources, &mut output).map(|()| None),
         Command::Config(config) => config.run(sources, &mut output).map(|()| None),
         Command::Status(status) => status.run(&mut output).map(|()| None),
+        Command::Reset(reset) => reset.run(&mut output).map(|()| None),
+        Command::Scrub(scrub) => scrub.run(&mut output).map(|()| None),
         Command::BootConfig(boot) => boot.run(&sources, &mut output).map(|()| None),
         Command::Maintenance(it) => it.run(&mut output).map(|()| None),
         Command::Console(console) => console.run(&mut output).map(|()| None),

@@ -2,18 +2,25 @@
 
 use crate::cli::{ConfigFile, Output, say, with_file};
 use crate::config::overlay::{Sources, effective};
+use crate::config::schema::Config;
 use crate::topology::{
+    applied::{Reading, readings},
+    arguments::{Arguments, arguments},
     hardware::Machine,
     plan::{Wants, plan},
     show,
 };
 use clap::Args;
+use serde_json::json;
+use std::path::Path;
 
 const EXAMPLES: &str = "\
 Examples:
   basalt plan
   basalt plan --json --config basalt.toml
-  HWLOC_XMLFILE=server.xml basalt plan     the plan of another machine (lstopo --of xml)";
+  HWLOC_XMLFILE=server.xml basalt plan     the plan of another machine (lstopo --of xml)
+  basalt plan --kernel-args                isolated cores and huge pages, for the command line
+  basalt plan --kernel-args --check        do they hold on the running kernel?";
 
 /// Arguments of `basalt plan`.
 #[derive(Debug, Args)]
@@ -24,18 +31,33 @@ pub struct Plan {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Print the kernel arguments that the plan asks for, and nothing else
+    #[arg(long)]
+    kernel_args: bool,
+    /// Read back what holds on the running kernel; fails where it is not what the plan asks for
+    #[arg(long, requires = "kernel_args")]
+    check: bool,
 }
 
 impl Plan {
-    /// Draws the plan.
+    /// Draws the plan, or prints what follows from it for the kernel.
     ///
     /// # Errors
-    /// Where the configuration or the machine cannot be read.
+    /// Where the configuration or the machine cannot be read, or the kernel does otherwise.
     pub fn run(self, sources: Sources, output: &mut Output<'_>) -> Result<(), String> {
         let sources = with_file(sources, self.file.config.as_deref())?;
-        let effective = effective(&sources).map_err(|error| error.to_string())?;
+        let config = effective(&sources).map_err(|error| error.to_string())?.config;
+        let wants = Wants::from(&config.topology);
+        if self.kernel_args {
+            let machine = Machine::read_whole().map_err(|error| error.to_string())?;
+            let arguments = arguments(&machine, &plan(&machine, &wants), in_huge_pages(&config));
+            return match self.check {
+                true => self.read_back(&arguments, output),
+                false => self.print_arguments(&arguments, output),
+            };
+        }
         let machine = Machine::read().map_err(|error| error.to_string())?;
-        let plan = plan(&machine, &Wants::from(&effective.config.topology));
+        let plan = plan(&machine, &wants);
         if self.json {
             say(output.out, &format!("{:#}\n", show::json(&machine, &plan)));
         } else {
@@ -43,4 +65,53 @@ impl Plan {
         }
         Ok(())
     }
+
+    fn print_arguments(&self, it: &Arguments, output: &mut Output<'_>) -> Result<(), String> {
+        for note in &it.notes {
+            say(output.err, &format!("note: {note}\n"));
+        }
+        let line = it.line();
+        if self.json {
+            let value = json!({ "line": line, "arguments": it });
+            say(output.out, &format!("{value:#}\n"));
+        } else if !line.is_empty() {
+            say(output.out, &format!("{line}\n"));
+        }
+        Ok(())
+    }
+
+    fn read_back(&self, it: &Arguments, output: &mut Output<'_>) -> Result<(), String> {
+        for note in &it.notes {
+            say(output.err, &format!("note: {note}\n"));
+        }
+        let readings = match it.isolated.is_empty() {
+            true => Vec::new(), // Nothing was asked for.
+            false => readings(it, Path::new("/")),
+        };
+        if self.json {
+            say(output.out, &format!("{:#}\n", json!(readings)));
+        }
+        for Reading { argument, required, current, holds } in &readings {
+            let mark = if *holds { "holds" } else { "DIFFERS" };
+            if !self.json {
+                let line = format!("{argument:<20} {mark:<8} want {required}, have {current}\n");
+                say(output.out, &line);
+            }
+        }
+        if readings.iter().all(|reading| reading.holds) {
+            return Ok(());
+        }
+        Err("the running kernel does not do what the plan asks for; boot it with the line of \
+             `basalt plan --kernel-args`"
+            .to_owned())
+    }
+}
+
+/// What the node holds for long and reads at random: caches and what waits for a checkpoint.
+fn in_huge_pages(config: &Config) -> u64 {
+    let bytes = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    // A checkpoint's blocks may gather once more while it is written.
+    let waiting = bytes(config.checkpoint.bytes_max).saturating_mul(2);
+    let held = bytes(config.trie_cache_bytes).saturating_add(bytes(config.pool.bytes_max));
+    held.saturating_add(waiting)
 }

@@ -11,6 +11,7 @@ pub mod genesis;
 pub mod recover;
 pub mod shutdown;
 pub mod supervise;
+pub mod scrub;
 pub mod threads;
 pub mod wire;
 

@@ -74,7 +74,19 @@ impl Machine {
     pub fn read() -> Result<Self, HardwareError> {
         match env::var_os("HWLOC_XMLFILE") {
             Some(file) => Self::from_xml_file(Path::new(&file)),
-            None => Self::native(),
+            None => Self::native(BuildFlags::RESTRICT_CPU_TO_THIS_PROCESS),
+        }
+    }
+
+    /// The same with all processors that the kernel has, isolated ones too, which a process is not
+    /// given unasked.
+    ///
+    /// # Errors
+    /// Where hwloc cannot read it.
+    pub fn read_whole() -> Result<Self, HardwareError> {
+        match env::var_os("HWLOC_XMLFILE") {
+            Some(file) => Self::from_xml_file(Path::new(&file)),
+            None => Self::native(BuildFlags::empty()),
         }
     }
 
@@ -108,9 +120,9 @@ impl Machine {
         Self::from_topology(&topology, None)
     }
 
-    fn native() -> Result<Self, HardwareError> {
+    fn native(restriction: BuildFlags) -> Result<Self, HardwareError> {
         let fault = |error: &dyn std::fmt::Display| HardwareError::Native(error.to_string());
-        let flags = BuildFlags::ASSUME_THIS_SYSTEM | BuildFlags::RESTRICT_CPU_TO_THIS_PROCESS;
+        let flags = BuildFlags::ASSUME_THIS_SYSTEM | restriction;
         let builder = Topology::builder().with_flags(flags).map_err(|error| fault(&error))?;
         let topology = builder.build().map_err(|error| fault(&error))?;
         Self::from_topology(&topology, cgroup_cores_quota())
@@ -241,8 +253,10 @@ mod tests {
 
     #[test]
     fn this_machine_can_be_read() {
-        let machine = Machine::native().unwrap();
+        let machine = Machine::native(BuildFlags::RESTRICT_CPU_TO_THIS_PROCESS).unwrap();
         assert!(machine.cores() >= 1 && machine.is_this_system);
+        let whole = Machine::native(BuildFlags::empty()).unwrap();
+        assert!(whole.processors() >= machine.processors());
     }
 
     #[test]

@@ -7,3 +7,5 @@ pub mod seat;
 pub mod hardware;
 pub mod plan;
 pub mod show;
+pub mod arguments;
+pub mod applied;
