@@ -310,6 +310,55 @@ fn the_console_shows_a_running_chain() {
     assert!(!page.contains("MAINTENANCE"), "{page}");
 }
 
+#[test]
+fn a_good_boot_leaves_its_numbers_and_a_slow_one_is_refused_against_them() {
+    let boot = Boot::new();
+    let metrics = free_address();
+    let text = format!("[metrics]\naddress = \"{metrics}\"\n[rpc]\naddress = \"127.0.0.1:0\"\n");
+    boot.put("esp/loader/basalt/basalt.toml", &text);
+    boot.in_force();
+    let mut command = dev(&boot.path("chain"));
+    command.env("BASALT_METRICS_ADDRESS", &metrics);
+    let _node = Node::start(&mut command).unwrap();
+    let gate = |arguments: &[&str]| {
+        let mut command = basalt(&["health-gate", "--window-s", "4"], &boot.path("run"));
+        command.arg("--state").arg(boot.path("state")).arg("--root").arg(boot.path(""));
+        command.args(arguments).output().unwrap()
+    };
+    let left = |name: &str| -> Option<Value> {
+        serde_json::from_slice(&fs::read(boot.path(&format!("state/{name}"))).ok()?).ok()
+    };
+    fs::create_dir(boot.path("etc")).unwrap();
+    boot.put("etc/os-release", "IMAGE_VERSION=7\n");
+    let learnt = gate(&["--learn"]);
+    assert!(learnt.status.success(), "{}", String::from_utf8_lossy(&learnt.stderr));
+    let baseline = left("baseline.json").unwrap();
+    assert_eq!(baseline["version"], "7");
+    assert!(baseline["blocks"].as_u64().unwrap() >= 2, "{baseline}");
+    assert!(baseline["interval_ms"].as_f64().unwrap() >= 1.0, "{baseline}");
+
+    // The same node, held to an interval that it cannot keep: 1 ms wanted, so 5 ms allowed.
+    let fast = "[sequencing]\nmini_block_interval_ms = 1\n";
+    boot.put("run/basalt.toml", fast);
+    let slow = serde_json::json!({
+        "version": "6", "blocks": 9, "interval_ms": 1.0, "log_ms": 900.0
+    });
+    boot.put("state/baseline.json", &slow.to_string());
+    let refused = gate(&[]);
+    assert_eq!(refused.status.code(), Some(1));
+    let reason = left("refused.json").unwrap();
+    let text = reason["reason"].as_str().unwrap();
+    assert!(text.starts_with("an interval takes ") && text.ends_with("above 5.0 ms"), "{text}");
+    assert_eq!(left("baseline.json").unwrap(), slow, "a bad boot sets no bounds");
+
+    boot.put("run/basalt.toml", "");
+    boot.put("state/baseline.json", &slow.to_string().replace("1.0", "100.0"));
+    let good = gate(&[]);
+    assert!(good.status.success(), "{}", String::from_utf8_lossy(&good.stderr));
+    assert_eq!(left("refused.json"), None);
+    assert_eq!(left("baseline.json").unwrap()["version"], "7");
+}
+
 /// `basalt dev` on free ports.
 fn dev(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_basalt"));

@@ -76,6 +76,7 @@ fn every_subcommand_has_examples() {
         &["boot-config", "--help"],
         &["maintenance", "--help"],
         &["console", "--help"],
+        &["health-gate", "--help"],
     ] {
         let answer = basalt(arguments);
         assert_eq!(exit(&answer), EXIT_DONE);

@@ -117,6 +117,9 @@ fn page(facts: &Facts) -> Vec<Line> {
     row("tune", PLAIN, &facts.tune);
     row("disk", PLAIN, &facts.disk);
     row("up", PLAIN, &facts.up);
+    if let Some(refused) = &facts.refused_update {
+        row("update", RED, refused);
+    }
     if !facts.trouble.is_empty() {
         add(PLAIN, String::new());
         add(RED, "MAINTENANCE".to_owned());
@@ -183,6 +186,7 @@ mod tests {
     fn facts() -> Facts {
         Facts {
             version: "0.1.0".to_owned(),
+            refused_update: Some("0.2.0 went back: slow".to_owned()),
             hostname: "node-7".to_owned(),
             addresses: vec!["10.0.2.15".to_owned()],
             slot: "basalt_0.1.0 on vda2".to_owned(),
@@ -208,8 +212,15 @@ mod tests {
     #[test]
     fn a_page_tells_all_and_fits() {
         let text = plain(&page(&facts()));
-        for part in ["node-7", "10.0.2.15", "vda2", "42, 30 on disk", "8 ms ago", "Secure Boot OFF"]
-        {
+        for part in [
+            "node-7",
+            "update      0.2.0 went back",
+            "10.0.2.15",
+            "vda2",
+            "42, 30 on disk",
+            "8 ms ago",
+            "Secure Boot OFF",
+        ] {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }
         assert!(text.lines().count() < LINES && !text.contains('\x1b'), "{text}");

@@ -2,6 +2,7 @@
 
 use crate::cli::boot_config::reachable;
 use crate::cli::exposition::Exposition;
+use crate::cli::health_gate::Refused;
 use crate::cli::in_force::{self, InForce, Trouble};
 use serde_json::Value;
 use std::{
@@ -18,6 +19,8 @@ const TIMEOUT: Duration = Duration::from_millis(800);
 const ANSWER_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// A mini-block or heartbeat that is older than this: the chain stands still.
 const STALE_MS: i64 = 3_000;
+/// Where the health gate says why it refused a version.
+const REFUSED: &str = "var/lib/basalt-health/refused.json";
 const SECURE_BOOT: &str =
     "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
 
@@ -39,6 +42,8 @@ pub struct Facts {
     pub version: String,
     /// The machine's name.
     pub hostname: String,
+    /// An update that did not prove itself, and why.
+    pub refused_update: Option<String>,
     /// Without loopback's.
     pub addresses: Vec<String>,
     /// Which root partition runs.
@@ -93,10 +98,10 @@ impl Places {
                 .unwrap_or_default(),
         };
         let release = self.text("etc/os-release");
-        let own = env!("CARGO_PKG_VERSION").to_owned();
         let role = in_force.as_ref().map_or("none yet", |it| it.role.as_str()).to_owned();
         Facts {
-            version: assigned(&release, "IMAGE_VERSION").unwrap_or(own),
+            version: version(&self.root),
+            refused_update: refused_update(&self.root),
             hostname: self.text("proc/sys/kernel/hostname").trim().to_owned(),
             addresses: self.addresses(),
             slot: self.slot().unwrap_or_else(|| "not an image: no verified root".to_owned()),
@@ -174,14 +179,8 @@ impl Places {
 
 /// Asks the node's metrics port.
 fn chain(address: SocketAddr) -> Option<Chain> {
-    let agent = ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).build();
-    let agent = ureq::Agent::from(agent);
-    let page = |path: &str| {
-        let mut answer = agent.get(format!("http://{address}{path}")).call().ok()?;
-        answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string().ok()
-    };
-    let health: Value = serde_json::from_str(&page("/health")?).ok()?;
-    let metrics = Exposition::parse(&page("/metrics")?);
+    let health: Value = serde_json::from_str(&get(address, "/health")?).ok()?;
+    let metrics = Exposition::parse(&get(address, "/metrics")?);
     let age = metrics.value("basalt_interval_timestamp_ms").and_then(age_ms);
     Some(Chain {
         height: health["latest"].as_u64()?,
@@ -192,11 +191,32 @@ fn chain(address: SocketAddr) -> Option<Chain> {
     })
 }
 
+/// A page of a node on this machine; `None` where it does not answer, or not well.
+pub(super) fn get(address: SocketAddr, path: &str) -> Option<String> {
+    let agent = ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).build();
+    let agent = ureq::Agent::from(agent);
+    let mut answer = agent.get(format!("http://{address}{path}")).call().ok()?;
+    answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string().ok()
+}
+
 #[expect(clippy::cast_possible_truncation, reason = "milliseconds since 1970 fit 53 bits")]
 fn age_ms(at_ms: f64) -> Option<i64> {
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_millis();
     let at_ms = at_ms as i64;
     (at_ms > 0).then(|| (i64::try_from(now_ms).unwrap_or(i64::MAX) - at_ms).max(0))
+}
+
+/// What the health gate wrote of a version that is not the running one.
+fn refused_update(root: &Path) -> Option<String> {
+    let refused: Refused = in_force::read_json(&root.join(REFUSED))?;
+    (refused.version != version(root))
+        .then(|| format!("{} went back: {}", refused.version, refused.reason))
+}
+
+/// The image's version, else this program's.
+pub(super) fn version(root: &Path) -> String {
+    let release = fs::read_to_string(root.join("etc/os-release")).unwrap_or_default();
+    assigned(&release, "IMAGE_VERSION").unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned())
 }
 
 /// The value of `NAME=value` or `NAME="value"` in a text of such lines.

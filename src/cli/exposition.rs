@@ -43,6 +43,20 @@ impl Exposition {
         self.values.get(name).copied()
     }
 
+    /// What a histogram counted since an earlier look at the same process.
+    #[expect(clippy::float_arithmetic, reason = "metrics are no consensus data")]
+    pub fn since(&self, before: &Self, histogram: &str) -> Self {
+        let empty = Vec::new();
+        let earlier = before.histograms.get(histogram).unwrap_or(&empty);
+        let buckets = self.histograms.get(histogram).into_iter().flatten();
+        let buckets = buckets.map(|(bound, count)| {
+            let earlier = earlier.iter().find(|(other, _)| other.total_cmp(bound).is_eq());
+            (*bound, count - earlier.map_or(0.0, |(_, count)| *count))
+        });
+        let histograms = [(histogram.to_owned(), buckets.collect())];
+        Self { values: BTreeMap::new(), histograms: histograms.into() }
+    }
+
     /// The value that a share `quantile` of a histogram's observations does not exceed, taken as
     /// evenly spread within its bucket; beyond the last bound, that bound.
     #[expect(clippy::float_arithmetic, reason = "metrics are no consensus data")]
@@ -111,5 +125,8 @@ nonsense
         assert!((0.0019..0.002).contains(&p99), "{p99}");
         assert_eq!(all.quantile("basalt_late", 0.5), Some(0.5));
         assert_eq!(all.quantile("basalt_nothing", 0.5), None);
+        let name = "basalt_wal_item_seconds";
+        assert_eq!(all.since(&all, name).quantile(name, 0.5), None, "nothing since");
+        assert_eq!(all.since(&Exposition::default(), name).quantile(name, 0.5), Some(0.001));
     }
 }

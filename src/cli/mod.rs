@@ -17,6 +17,7 @@ pub mod in_force;
 pub mod boot_source;
 pub mod boot_config;
 pub mod maintenance;
+pub mod health_gate;
 pub mod console_facts;
 pub mod console;
 pub mod scrub;
@@ -90,6 +91,9 @@ pub enum Command {
     /// Say why the node of an appliance does not run
     #[command(hide = true)]
     Maintenance(maintenance::Maintenance),
+    /// Decide whether a boot of an appliance is a good one
+    #[command(hide = true)]
+    HealthGate(health_gate::HealthGate),
     /// Draw the status page of an appliance
     #[command(hide = true)]
     Console(console::Console),
@@ -164,6 +168,7 @@ pub fn run(
         Command::Scrub(scrub) => scrub.run(&mut output).map(|()| None),
         Command::BootConfig(boot) => boot.run(&sources, &mut output).map(|()| None),
         Command::Maintenance(it) => it.run(&mut output).map(|()| None),
+        Command::HealthGate(gate) => gate.run(&mut output).map(|()| None),
         Command::Console(console) => console.run(&mut output).map(|()| None),
     };
     match done {

@@ -7,10 +7,13 @@
 
 use crate::runtime::metrics::Metrics;
 use crate::types::{flow::ChainEvent, ids::TimestampUs};
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::{gauge::Gauge, histogram::Histogram};
 use sd_notify::NotifyState;
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -29,9 +32,11 @@ const EXTEND_EVERY_US: u64 = 5_000_000;
 #[derive(Debug, Default)]
 pub struct Progress {
     intervals: AtomicU64,
+    interval_us: AtomicU64,
     blocks: AtomicU64,
     height: Gauge,
     interval_ms: Gauge,
+    between: OnceLock<Histogram>,
 }
 
 impl Progress {
@@ -44,6 +49,8 @@ impl Progress {
             "Unix time of the newest mini-block or heartbeat, in milliseconds.",
             &self.interval_ms,
         );
+        let help = "Between two intervals, with a mini-block or without.";
+        self.between.get_or_init(|| metrics.seconds("interval", help));
     }
 
     /// Notes what clients are told as well.
@@ -59,7 +66,16 @@ impl Progress {
             ChainEvent::Admitted(_) => return,
         };
         self.interval_ms.set(i64::try_from(interval_us / 1_000).unwrap_or(i64::MAX));
+        self.observe(self.interval_us.swap(interval_us, Ordering::AcqRel), interval_us);
         self.intervals.fetch_add(1, Ordering::Release);
+    }
+
+    #[expect(clippy::float_arithmetic, reason = "metrics are no consensus data")]
+    #[expect(clippy::cast_precision_loss, reason = "microseconds of one interval fit 52 bits")]
+    fn observe(&self, before_us: TimestampUs, now_us: TimestampUs) {
+        if let Some(between) = self.between.get().filter(|_| before_us != 0) {
+            between.observe(now_us.saturating_sub(before_us) as f64 / 1e6);
+        }
     }
 
     /// Intervals that passed and blocks that were sealed.
@@ -195,9 +211,11 @@ mod tests {
         let (progress, metrics) = (Progress::default(), Metrics::default());
         progress.show(&metrics, 7);
         progress.see(&ChainEvent::Heartbeat { timestamp_us: 5_000_000 });
-        assert_eq!((progress.counts(), progress.height()), ((1, 0), 7));
+        progress.see(&ChainEvent::Heartbeat { timestamp_us: 5_010_000 });
+        assert_eq!((progress.counts(), progress.height()), ((2, 0), 7));
         let text = metrics.render();
-        assert!(text.contains("basalt_interval_timestamp_ms 5000"), "{text}");
+        assert!(text.contains("basalt_interval_timestamp_ms 5010"), "{text}");
+        assert!(text.contains("basalt_interval_seconds_count 1"), "{text}");
     }
 
     #[test]
