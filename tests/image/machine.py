@@ -67,6 +67,8 @@ class Machine:
         shutil.copy(TOOLS / "usr/share/OVMF/OVMF_VARS_4M.fd", self.variables)
         self.memory_mib = 1024
         self.extra: list[str] = []
+        # Whether a restart of the guest goes on, or ends QEMU.
+        self.reboots = False
         self.nvme_serial: str | None = None
         self.rpc_port = self.metrics_port = 0
         self.process: subprocess.Popen[bytes] | None = None
@@ -181,7 +183,8 @@ class Machine:
             f"hostfwd=tcp:127.0.0.1:{self.metrics_port}-:9545"
         )
         command = [
-            "qemu-system-x86_64", "-nodefaults", "-display", "none", "-no-reboot",
+            "qemu-system-x86_64", "-nodefaults", "-display", "none",
+            *([] if self.reboots else ["-no-reboot"]),
             "-machine", "q35", "-cpu", "max" if ACCEL == "tcg" else "host",
             "-accel", "tcg,thread=multi" if ACCEL == "tcg" else ACCEL,
             "-smp", "2", "-m", str(self.memory_mib),

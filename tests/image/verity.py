@@ -33,9 +33,15 @@ class Verity(ImageCase):
         machine.power_on()
         machine.wait_for("the refusal", lambda: "is corrupted" in machine.console())
         say(f"refused: {self.refusal(machine)}")
+        # The first unit that needs the program cannot start it, and so the node never is.
+        machine.wait_for("the failed start", lambda: self.not_started(machine))
         self.assertFalse(machine.answers())
         machine.power_cut()
         self.assertNotIn("basalt", machine.data_list("/lib"), "the node has left data")
+
+    def not_started(self, machine) -> bool:
+        """Whether systemd has said so."""
+        return "Failed to start basalt-config.service" in re.sub(r"\s+", " ", machine.console())
 
     def refusal(self, machine) -> str:
         """The kernel's line about it."""
