@@ -7,7 +7,7 @@ KERNEL ?= own
 image: setup setup-image ## Build the bootable image build/basalt_VERSION.raw (KERNEL=own|debian)
 	KERNEL=$(KERNEL) CARGO="$(CARGO)" image/build
 
-setup-image: ## Install what building and booting the image needs (Debian 12 or 13, no root needed)
+setup-image: ## Install what building and booting the image needs (Debian 12 or 13)
 	@image/setup
 
 test-image: setup-image setup-test ## Boot the built image in QEMU and hold it against what is promised

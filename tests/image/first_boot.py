@@ -1,10 +1,10 @@
 """A freshly flashed disk: a block is sealed, the data partition is made, and grows with the disk."""
 
 import os
-import unittest
+import re
 
 from case import ImageCase, main, say
-from machine import ACCEL, BOOT_S, Timeout
+from machine import ACCEL
 
 # Promised for an idle machine with two cores; a busy one is given BASALT_TEST_FIRST_BLOCK_S.
 FIRST_BLOCK_S = int(os.environ.get("BASALT_TEST_FIRST_BLOCK_S", "0"))
@@ -56,8 +56,6 @@ class FirstBoot(ImageCase):
 
     def height(self, machine) -> bool:
         """Whether the status page tells a height above 0."""
-        import re
-
         return re.search(r"(?i)height\W+[1-9]", machine.console()) is not None
 
 

@@ -24,6 +24,10 @@ ACCEL = os.environ.get("BASALT_TEST_ACCEL", "tcg")
 # Seconds until a boot has to have got somewhere; emulation on two busy cores is slow.
 BOOT_S = int(os.environ.get("BASALT_TEST_BOOT_S", "300" if ACCEL == "tcg" else "60"))
 SECTOR = 512
+# A terminal's control sequences: CSI, OSC, DCS, character sets, reset.
+CONTROLS = re.compile(
+    r"\x1b(\[[0-9;?=!]*[A-Za-z]|\][^\x07\x1b]*(\x07|\x1b\\)|P[^\x1b]*\x1b\\|[()][0-9AB]|c)"
+)
 
 
 class Timeout(Exception):
@@ -230,7 +234,7 @@ class Machine:
     def console(self) -> str:
         """All that came over the serial line, without the terminal's control sequences."""
         text = self.serial.read_text(errors="replace")
-        return re.sub(r"\x1b(\[[0-9;?=]*[A-Za-z]|\][^\x07]*\x07|[()][0-9A-B]|P[^\x1b]*\x1b\\|c)", "", text)
+        return CONTROLS.sub("", text)
 
     def call(self, method: str, *params: object, timeout: float = 20) -> object:
         """Asks over JSON-RPC; raises where there is no answer or an error."""
