@@ -1,4 +1,4 @@
-"""A freshly flashed disk: a block is sealed, the data partition is made, and grows with the disk."""
+"""A fresh disk: a block is sealed, the data partition is made and grows with the disk."""
 
 import os
 import re
