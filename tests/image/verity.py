@@ -44,7 +44,7 @@ class Verity(ImageCase):
 
     def not_started(self, machine) -> bool:
         """Whether systemd has said so."""
-        return "Failed to start basalt-config.service" in re.sub(r"\s+", " ", machine.console())
+        return "Dependency failed for basalt.service" in machine.console()
 
     def refusal(self, machine) -> str:
         """The kernel's line about it."""
