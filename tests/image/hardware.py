@@ -19,8 +19,10 @@ class Hardware(ImageCase):
         machine.wait_for_block(1)
         say(f"first block from an NVMe: {machine.seconds():.1f} s")
         console = machine.console()
-        self.assertRegex(console, r"SRAT: PXM 1 -> APIC")
+        self.assertRegex(console, r"SRAT: Node 1 PXM 1 ")
         self.assertRegex(console, r"nvme nvme0: .*queues")
+        # The firmware names the disk by its serial number.
+        self.assertIn("BASALT0001", console)
 
 
 if __name__ == "__main__":
