@@ -38,6 +38,8 @@ bench: setup ## Run the benches, each named after the question that it answers
 vectors: setup ## Run the conformance suites of a folder: make vectors VECTORS=DIR
 	@tests/run-vectors "$(VECTORS)"
 
+include image/image.mk
+
 # Nothing is installed where nothing is missing, so that a prepared machine needs no network.
 setup: ## Install missing system packages (Debian 12 or 13) and check the Rust toolchain
 	@missing=(); \

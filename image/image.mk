@@ -1,0 +1,14 @@
+# Targets of the bootable image; included by the Makefile.
+.PHONY: image setup-image test-image
+
+# own: the kernel of build/kernel/, from `make kernel`. debian: Debian's packaged one, at once.
+KERNEL ?= own
+
+image: setup setup-image ## Build the bootable image build/basalt_VERSION.raw (KERNEL=own|debian)
+	KERNEL=$(KERNEL) CARGO="$(CARGO)" image/build
+
+setup-image: ## Install what building and booting the image needs (Debian 12 or 13)
+	@image/setup
+
+test-image: setup-image setup-test ## Boot the built image in QEMU and hold it against what is promised
+	tests/image/run

@@ -1,0 +1,61 @@
+"""What the image tests share: a folder that is left behind where a test fails, and the image."""
+
+import os
+import shutil
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+from machine import Machine
+
+IMAGE = Path(os.environ.get("IMAGE", "missing: start the tests with tests/image/run"))
+CONFIG = "loader/basalt/basalt.toml"
+# Reachable from outside, so that the tests reach it through a forwarded port.
+OPEN = """\
+[rpc]
+address = "0.0.0.0:8545"
+[metrics]
+address = "0.0.0.0:9545"
+"""
+
+
+def say(text: str) -> None:
+    """A measured value, beside the test's name."""
+    print(f"    {text}", flush=True)
+
+
+class ImageCase(unittest.TestCase):
+    """A test with machines that are switched off after it, whatever happens."""
+
+    def setUp(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="basalt-image-", dir=os.environ.get("TMPDIR")))
+        self.machines: list[Machine] = []
+
+    def tearDown(self) -> None:
+        for machine in self.machines:
+            machine.power_cut()
+            machine.disk.unlink(missing_ok=True)
+            (machine.folder / "data.raw").unlink(missing_ok=True)
+        if self.failed():
+            print(f"    logs are left in {self.folder}", flush=True)
+        else:
+            shutil.rmtree(self.folder)
+
+    def failed(self) -> bool:
+        """Whether this test has failed so far."""
+        result = self._outcome.result
+        return any(test is self for test, _ in result.failures + result.errors)
+
+    def machine(self, name: str = "machine", config: str | None = OPEN, **settings) -> Machine:
+        """A machine that the image has just been flashed to."""
+        machine = Machine(self.folder / name, IMAGE, **settings)
+        self.machines.append(machine)
+        if config is not None:
+            machine.put_on_esp(CONFIG, config)
+        return machine
+
+
+def main() -> None:
+    """Runs the tests of the calling file."""
+    unittest.main(verbosity=2, module=sys.modules["__main__"])
