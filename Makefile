@@ -38,8 +38,6 @@ bench: setup ## Run the benches, each named after the question that it answers
 vectors: setup ## Run the conformance suites of a folder: make vectors VECTORS=DIR
 	@tests/run-vectors "$(VECTORS)"
 
-include image/image.mk
-
 # Nothing is installed where nothing is missing, so that a prepared machine needs no network.
 setup: ## Install missing system packages (Debian 12 or 13) and check the Rust toolchain
 	@missing=(); \
@@ -67,8 +65,6 @@ setup-test: ## Install what the tests need: gpg, node, npm, python, and their pa
 	    echo "node $$major is too old for the client tests: install node 18 or newer"; exit 1; }
 	@tests/clients/install
 
-include systemd/units.mk
-
 # $(call install,PACKAGES): with apt-get, through sudo unless root; nothing for no packages.
 define install
 packages=($(1)); \
@@ -83,4 +79,6 @@ if [ $${#packages[@]} -gt 0 ]; then \
 fi
 endef
 
+include systemd/units.mk
 include kernel-config/kernel.mk
+include image/image.mk

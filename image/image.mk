@@ -1,10 +1,11 @@
 # Targets of the bootable image; included by the Makefile.
 .PHONY: image setup-image test-image
 
-# own: the kernel of build/kernel/, from `make kernel`. debian: Debian's packaged one, at once.
+# own: our kernel, which `make kernel` builds where it is not there. debian: Debian's packaged one,
+# at once.
 KERNEL ?= own
 
-image: setup setup-image ## Build the bootable image build/basalt_VERSION.raw (KERNEL=own|debian)
+image: setup setup-image $(if $(filter own,$(KERNEL)),kernel) ## Build the bootable image build/basalt_VERSION.raw (KERNEL=own|debian)
 	KERNEL=$(KERNEL) CARGO="$(CARGO)" image/build
 
 setup-image: ## Install what building and booting the image needs (Debian 12 or 13)
