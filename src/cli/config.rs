@@ -1,6 +1,7 @@
 //! `basalt config`: check a file, show the settings in force, print the manual.
 
 use crate::cli::{ConfigFile, Output, say, with_file};
+use crate::config::appliance;
 use crate::config::chain_spec::ChainSpec;
 use crate::config::overlay::{Effective, MANUAL, Sources, effective};
 use clap::Subcommand;
@@ -50,6 +51,7 @@ impl Config {
             Self::Check { file } => check(sources, &file, output),
             Self::Show { manual: true, .. } => {
                 say(output.out, MANUAL);
+                say(output.out, appliance::MANUAL);
                 Ok(())
             }
             Self::Show { file, json, .. } => {

@@ -13,18 +13,8 @@ pub mod status;
 pub mod exposition;
 pub mod data;
 pub mod log;
-pub mod in_force;
-pub mod boot_source;
-pub mod boot_config;
-pub mod maintenance;
-pub mod health_gate;
-pub mod console_facts;
-pub mod console;
 pub mod scrub;
-pub mod reset;
-pub mod update_entries;
-pub mod update_source;
-pub mod update;
+pub mod appliance;
 
 use crate::config::overlay::{Effective, Flag, Sources};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -86,23 +76,23 @@ pub enum Command {
     Status(status::Status),
     /// Bring an appliance to a newer version, or back to the one before
     #[command(subcommand)]
-    Update(update::Update),
+    Update(appliance::update::Update),
     /// Wipe the data of an appliance at its next boot
-    Reset(reset::Reset),
+    Reset(appliance::reset::Reset),
     /// Read a data folder from the disk itself, to find what rots
     Scrub(scrub::Scrub),
     /// Find, check and put in force the configuration of an appliance
     #[command(hide = true)]
-    BootConfig(boot_config::BootConfig),
+    BootConfig(appliance::boot_config::BootConfig),
     /// Say why the node of an appliance does not run
     #[command(hide = true)]
-    Maintenance(maintenance::Maintenance),
+    Maintenance(appliance::maintenance::Maintenance),
     /// Decide whether a boot of an appliance is a good one
     #[command(hide = true)]
-    HealthGate(health_gate::HealthGate),
+    HealthGate(appliance::health_gate::HealthGate),
     /// Draw the status page of an appliance
     #[command(hide = true)]
-    Console(console::Console),
+    Console(appliance::console::Console),
 }
 
 /// What `main` has to do after `run`.

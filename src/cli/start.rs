@@ -1,9 +1,8 @@
 //! Runs a node: data folder, log, plan, banner, a line a block; until it ends.
 #![expect(clippy::print_stderr, reason = "a command line complains on standard error")]
 
-use crate::cli::{
-    EXIT_DONE, EXIT_FAILED, Kind, Start, data::DataDirectory, dev, in_force, log, preflight,
-};
+use crate::cli::appliance::in_force;
+use crate::cli::{EXIT_DONE, EXIT_FAILED, Kind, Start, data::DataDirectory, dev, log, preflight};
 use crate::config::schema::Chain;
 use crate::crypto::derive::Accounts;
 use crate::node::{Node, NodeError, Settings, Watch};

@@ -9,4 +9,5 @@ pub mod fault;
 pub mod keys;
 pub mod schema;
 pub mod overlay;
+pub mod appliance;
 pub mod chain_spec;

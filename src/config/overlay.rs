@@ -1,5 +1,6 @@
 //! The layers: the manual, then the file, then the environment, then flags. The last one wins.
 
+use crate::config::appliance::{self, appliance};
 use crate::config::fault::{ConfigError, Fault, Origin, line_of, shortened};
 use crate::config::keys::{KEYS, Key, Raw, Value, nearest};
 use crate::config::schema::{Config, Values};
@@ -120,7 +121,13 @@ impl Layers {
                 return;
             }
         };
+        if let Some(name) = name {
+            self.faults.extend(appliance(name, text).err().into_iter().flat_map(|it| it.faults));
+        }
         for (section, item) in document.as_table() {
+            if appliance::SECTIONS.contains(&section) {
+                continue;
+            }
             let at = place(document.as_table(), section, item);
             match item.as_table_like() {
                 Some(table) => self.section(section, table, text, &origin),

@@ -2,7 +2,7 @@
 //! boot's systemd-repart, in the initrd, delete and make anew what its definitions call resettable:
 //! the data partition.
 
-use crate::cli::console_facts::assigned;
+use crate::cli::appliance::console_facts::assigned;
 use crate::cli::{Output, say};
 use clap::Args;
 use std::{

@@ -5,8 +5,8 @@
 //!
 //! A node is started only after this went well.
 
-use crate::cli::boot_source::{Asked, Found};
-use crate::cli::in_force::{self, InForce, Trouble, Wrong};
+use crate::cli::appliance::boot_source::{Asked, Found};
+use crate::cli::appliance::in_force::{self, InForce, Trouble, Wrong};
 use crate::cli::{Output, say};
 use crate::config::{
     chain_spec::ChainSpec,

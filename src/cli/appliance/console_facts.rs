@@ -1,9 +1,9 @@
 //! What the status page shows, read from the machine and asked of the running node.
 
-use crate::cli::boot_config::reachable;
+use crate::cli::appliance::boot_config::reachable;
+use crate::cli::appliance::health_gate::Refused;
+use crate::cli::appliance::in_force::{self, InForce, Trouble};
 use crate::cli::exposition::Exposition;
-use crate::cli::health_gate::Refused;
-use crate::cli::in_force::{self, InForce, Trouble};
 use serde_json::Value;
 use std::{
     fs,

@@ -6,10 +6,11 @@
 //! So a refused update has not touched the spare slot. systemd-sysupdate checks the signature once
 //! more; that a new version is tried, blessed or left again is the boot loader's part.
 
-use crate::cli::console_facts::version;
-use crate::cli::update_entries::{Entry, entries, order};
-use crate::cli::update_source::{Release, Source};
-use crate::cli::{Output, health_gate::Refused, in_force, say};
+use crate::cli::appliance::console_facts::version;
+use crate::cli::appliance::update_entries::{Entry, entries, order};
+use crate::cli::appliance::update_source::{Release, Source};
+use crate::cli::appliance::{health_gate::Refused, in_force};
+use crate::cli::{Output, say};
 use clap::{Args, Subcommand};
 use serde_json::json;
 use std::{cmp::Ordering, fs, path::PathBuf, process::Command};
@@ -154,7 +155,7 @@ impl Update {
 }
 
 impl From {
-    fn releases(&self) -> Result<crate::cli::update_source::Releases, String> {
+    fn releases(&self) -> Result<crate::cli::appliance::update_source::Releases, String> {
         let keyring = self.keyring.iter().find(|path| path.is_file()).ok_or_else(|| {
             let shown: Vec<_> = self.keyring.iter().map(|it| it.display().to_string()).collect();
             format!("no key may sign an update: {} is not there", shown.join(" nor "))

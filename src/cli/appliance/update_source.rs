@@ -1,6 +1,6 @@
 //! What a mirror holds: sums that somebody signed, and the parts of versions.
 
-use crate::cli::update_entries::order;
+use crate::cli::appliance::update_entries::order;
 use sha2::{Digest as _, Sha256};
 use std::{
     collections::BTreeMap,

@@ -7,10 +7,10 @@
 //! went back. It only decides; that the boot is blessed, or the machine goes back, is systemd's
 //! part.
 
-use crate::cli::boot_config::reachable;
-use crate::cli::console_facts::{get, version};
+use crate::cli::appliance::boot_config::reachable;
+use crate::cli::appliance::console_facts::{get, version};
+use crate::cli::appliance::in_force::{self, InForce, Trouble};
 use crate::cli::exposition::Exposition;
-use crate::cli::in_force::{self, InForce, Trouble};
 use crate::cli::{Output, say};
 use clap::Args;
 use serde::{Deserialize, Serialize};

@@ -3,8 +3,8 @@
 //! Under Secure Boot a credential or a kernel argument may be anybody's who owns the machine's
 //! firmware tables, so they count only where the owner of the image said so by a file in it.
 
-use crate::cli::boot_config;
-use crate::cli::in_force::{NAMES, Wrong};
+use crate::cli::appliance::boot_config;
+use crate::cli::appliance::in_force::{NAMES, Wrong};
 use crate::config::overlay::FILE_BYTES_MAX;
 use clap::Args;
 use sha2::{Digest as _, Sha256};

@@ -1,7 +1,7 @@
 //! `basalt maintenance`: says on the console and at the metrics port why no node runs.
 
-use crate::cli::boot_config::reachable;
-use crate::cli::in_force::{self, InForce, Trouble, Wrong};
+use crate::cli::appliance::boot_config::reachable;
+use crate::cli::appliance::in_force::{self, InForce, Trouble, Wrong};
 use crate::cli::{Output, say};
 use clap::Args;
 use serde_json::json;

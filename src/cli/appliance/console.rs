@@ -1,8 +1,8 @@
 //! `basalt console`: the status page of an appliance, drawn again each second. Takes no input.
 
 use crate::cli::Output;
-use crate::cli::console_facts::{Facts, Places};
-use crate::cli::in_force;
+use crate::cli::appliance::console_facts::{Facts, Places};
+use crate::cli::appliance::in_force;
 use clap::Args;
 use std::{io::Write, path::PathBuf, thread, time::Duration};
 
@@ -181,7 +181,7 @@ fn drawn(lines: &[Line], is_first: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::console_facts::Chain;
+    use crate::cli::appliance::console_facts::Chain;
 
     fn facts() -> Facts {
         Facts {

@@ -1,0 +1,14 @@
+//! What a machine that boots the image runs beside the node. The subcommands meet in
+//! `/run/basalt` (`in_force`); an operator calls `update` and `reset`, systemd the others.
+
+pub mod in_force;
+pub mod boot_source;
+pub mod boot_config;
+pub mod maintenance;
+pub mod health_gate;
+pub mod console_facts;
+pub mod console;
+pub mod reset;
+pub mod update_entries;
+pub mod update_source;
+pub mod update;

@@ -1,0 +1,128 @@
+//! The settings of a machine that boots the image, beside those of its node: in the same file,
+//! in sections of their own. A node that runs elsewhere checks them and does nothing with them.
+
+use crate::config::fault::{ConfigError, Fault, Origin, line_of, shortened};
+use serde::Deserialize;
+use toml_edit::Document;
+
+/// The commented defaults: appended to the node's manual.
+pub const MANUAL: &str = include_str!("appliance.toml");
+
+/// Sections that are the appliance's, not the node's.
+pub const SECTIONS: &[&str] = &["machine"];
+
+/// Everything that can be set.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Appliance {
+    /// `[machine]`
+    pub machine: Machine,
+}
+
+/// `[machine]`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Machine {
+    /// Empty: as DHCP says, or "basalt".
+    pub hostname: String,
+}
+
+/// Reads the appliance's sections of a configuration file.
+///
+/// # Errors
+/// Where a value is of another type, unknown, or out of its range. A text that is no TOML is the
+/// node's layer to complain about, and gives the defaults here.
+pub fn appliance(name: &str, text: &str) -> Result<Appliance, ConfigError> {
+    if Document::parse(text).is_err() {
+        return Ok(Appliance::default());
+    }
+    let found: Appliance = toml_edit::de::from_str(text).map_err(|error| {
+        let at = error.span().map_or(0, |span| span.start);
+        let origin = Origin::File { name: name.to_owned(), line: line_of(text, at) };
+        let remedy = "see `basalt config show --manual` for what can be set".to_owned();
+        ConfigError { faults: vec![Fault { origin, what: shortened(error.message()), remedy }] }
+    })?;
+    let mut faults = Vec::new();
+    found.machine.check(&mut |key, what, remedy| {
+        let origin = Origin::File { name: name.to_owned(), line: line_of_key(text, key) };
+        faults.push(Fault { origin, what, remedy });
+    });
+    if faults.is_empty() { Ok(found) } else { Err(ConfigError { faults }) }
+}
+
+/// Takes a fault: where it stands (`section.key`, `section.list.INDEX.key`), what is wrong, what to
+/// do about it.
+pub type Complain<'a> = &'a mut dyn FnMut(&str, String, String);
+
+impl Machine {
+    fn check(&self, complain: Complain<'_>) {
+        let label = |text: &str| {
+            !text.is_empty()
+                && text.len() <= 63
+                && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+                && !text.starts_with('-')
+                && !text.ends_with('-')
+        };
+        let name = &self.hostname;
+        if !name.is_empty() && !(name.len() <= 64 && name.split('.').all(label)) {
+            complain(
+                "machine.hostname",
+                format!("machine.hostname = \"{}\" is no host name", shortened(name)),
+                "use letters, digits, - and . (RFC 1123), 64 at most".to_owned(),
+            );
+        }
+    }
+}
+
+/// The line, from 1, where a key such as `network.links.0.address` stands.
+fn line_of_key(text: &str, key: &str) -> usize {
+    let Ok(document) = Document::parse(text) else { return 1 };
+    let mut item = document.as_item();
+    let mut at = 0;
+    for part in key.split('.') {
+        let next = match part.parse::<usize>() {
+            Ok(index) => item.get(index),
+            Err(_) => item.get(part),
+        };
+        let Some(next) = next else { break };
+        let key = item.as_table_like().and_then(|table| table.key(part)?.span());
+        at = key.or_else(|| next.span()).map_or(at, |span| span.start);
+        item = next;
+    }
+    line_of(text, at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The text and what is said of it.
+    const REFUSED: &[(&str, &str)] = &[
+        ("[machine]\nhostname = \"a b\"", "f:2: machine.hostname = \"a b\" is no host name; use l"),
+        ("\n[machine]\nhostnam = \"a\"", "f:3: unknown field `hostnam`"),
+        ("[machine]\nhostname = 7", "f:2: invalid type: integer `7`, expected a string"),
+        ("machine = 1", "f:1: invalid type: integer `1`"),
+    ];
+
+    #[test]
+    fn what_is_wrong_is_refused_with_line_and_remedy() {
+        for (text, expected) in REFUSED {
+            let refused = appliance("f", text).unwrap_err().to_string();
+            assert!(refused.starts_with(expected), "{text:?}: {refused}");
+        }
+    }
+
+    #[test]
+    fn the_manual_is_the_default_and_has_every_section() {
+        assert_eq!(appliance("manual", MANUAL).unwrap(), Appliance::default());
+        let document = Document::parse(MANUAL).unwrap();
+        let sections: Vec<_> = document.as_table().iter().map(|(name, _)| name).collect();
+        assert_eq!(sections, SECTIONS);
+    }
+
+    #[test]
+    fn the_nodes_sections_are_passed_over() {
+        let text = "[rpc]\naddress = 7\n[machine]\nhostname = \"a.b-1\"";
+        assert_eq!(appliance("f", text).unwrap().machine.hostname, "a.b-1");
+    }
+}
