@@ -64,7 +64,8 @@ impl Machine {
                 && !text.ends_with('-')
         };
         let name = &self.hostname;
-        if !name.is_empty() && !(name.len() <= 64 && name.split('.').all(label)) {
+        let fits = name.len() <= 64 && name.split('.').all(label);
+        if !(name.is_empty() || fits) {
             complain(
                 "machine.hostname",
                 format!("machine.hostname = \"{}\" is no host name", shortened(name)),
