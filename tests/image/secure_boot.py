@@ -3,6 +3,7 @@
 Needs build/signed/ of tests/image/signed-images, and an unsigned image to compare with.
 """
 
+import json
 import os
 import re
 import struct
@@ -66,7 +67,35 @@ def section(program: bytes, name: bytes) -> tuple[int, int]:
     raise LookupError(f"no section {name!r}")
 
 
+def signature_bytes(program: bytes) -> int:
+    """How large the signatures of a PE program are; 0 where it has none."""
+    header = struct.unpack_from("<I", program, 0x3C)[0]
+    return struct.unpack_from("<II", program, header + 24 + 112 + 4 * 8)[1]
+
+
 class SecureBoot(ImageCase):
+    def test_what_is_signed_and_what_must_not_be(self):
+        machine = self.signed("unstarted")
+        for name in ("EFI/BOOT/BOOTX64.EFI", "EFI/systemd/systemd-bootx64.efi"):
+            self.verified(name, machine.from_esp(name))
+        image = signed_image().with_suffix(".efi").read_bytes()
+        self.verified("unified kernel image", image)
+        start, size = section(image, b".linux")
+        self.assertEqual(signature_bytes(image[start : start + size]), 0, "the kernel alone boots")
+        start, size = section(image, b".pcrsig")
+        policies = json.loads(image[start : start + size].rstrip(b"\0"))["sha256"]
+        self.assertTrue(policies and all(policy["pcrs"] == [11] for policy in policies))
+        start, size = section(image, b".pcrpkey")
+        public = image[start : start + size].rstrip(b"\0")
+        self.assertEqual(public.strip(), (KEYS / "pcr.pub.pem").read_bytes().strip())
+
+    def verified(self, name: str, program: bytes) -> None:
+        path = self.folder / "program.efi"
+        path.write_bytes(program)
+        command = in_tools("sbverify", "--cert", str(KEYS / "db.crt"), str(path))
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        self.assertEqual(done.returncode, 0, f"{name}: {done.stdout}{done.stderr}")
+
     def signed(self, name: str) -> Machine:
         """A machine with the signed image, and with firmware in setup mode."""
         machine = Machine(self.folder / name, signed_image())
