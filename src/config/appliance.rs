@@ -25,6 +25,31 @@ pub struct Appliance {
 pub struct Machine {
     /// Empty: as DHCP says, or "basalt".
     pub hostname: String,
+    /// How the data partition is made.
+    pub encrypt_data: Encryption,
+    /// Serial number or WWN of the disk that has the log alone; empty: the data partition has it.
+    pub wal_disk: String,
+}
+
+/// How a data partition is protected from who takes the disk out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encryption {
+    /// Not.
+    #[default]
+    Off,
+    /// LUKS, with a key that this machine's TPM 2.0 gives to an unchanged boot.
+    Tpm2,
+}
+
+impl Encryption {
+    /// As the configuration has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Tpm2 => "tpm2",
+        }
+    }
 }
 
 /// Reads the appliance's sections of a configuration file.
@@ -72,6 +97,15 @@ impl Machine {
                 "use letters, digits, - and . (RFC 1123), 64 at most".to_owned(),
             );
         }
+        let disk = &self.wal_disk;
+        let printable = disk.bytes().all(|byte| byte.is_ascii_graphic());
+        if disk.len() > 64 || !printable {
+            complain(
+                "machine.wal_disk",
+                format!("machine.wal_disk = \"{}\" names no disk", shortened(disk)),
+                "give the disk's serial number or WWN, without blanks".to_owned(),
+            );
+        }
     }
 }
 
@@ -103,6 +137,14 @@ mod tests {
         ("\n[machine]\nhostnam = \"a\"", "f:3: unknown field `hostnam`"),
         ("[machine]\nhostname = 7", "f:2: invalid type: integer `7`, expected a string"),
         ("machine = 1", "f:1: invalid type: integer `1`"),
+        (
+            "[machine]\nencrypt_data = \"yes\"",
+            "f:2: unknown variant `yes`, expected `off` or `tpm2`",
+        ),
+        (
+            "[machine]\nwal_disk = \"a b\"",
+            "f:2: machine.wal_disk = \"a b\" names no disk; give the",
+        ),
     ];
 
     #[test]

@@ -6,6 +6,7 @@
 //! A node is started only after this went well.
 
 use crate::cli::appliance::boot_source::{Asked, Found};
+use crate::cli::appliance::disk_state::{self, DiskState};
 use crate::cli::appliance::in_force::{self, InForce, Trouble, Wrong};
 use crate::cli::{Output, say};
 use crate::config::{
@@ -50,6 +51,9 @@ pub struct BootConfig {
     /// Folder below which the chain lies, in `basalt`
     #[arg(long, value_name = "DIR", default_value = "/var/lib")]
     state: PathBuf,
+    /// Folder of what the initrd has decided about disks
+    #[arg(long, value_name = "DIR", default_value = disk_state::FOLDER)]
+    disk: PathBuf,
 }
 
 impl BootConfig {
@@ -92,13 +96,17 @@ impl BootConfig {
             .map_err(|error| error.faults.iter().map(wrong).collect::<Vec<_>>())?;
         let mut faults: Vec<Wrong> = Vec::new();
         faults.extend(self.wrong_folder(&effective).err());
-        let notes = genesis_notes(found, &effective).unwrap_or_else(|wrong| {
+        let disk = DiskState::read(&self.disk);
+        faults.extend(disk.fault);
+        let mut notes = genesis_notes(found, &effective).unwrap_or_else(|wrong| {
             faults.push(wrong);
             Vec::new()
         });
         if !faults.is_empty() {
             return Err(faults);
         }
+        notes.extend(disk.notes);
+        notes.extend(disk.volatile.map(|why| format!("/var is in memory, until power-off: {why}")));
         self.wait_for_addresses(&effective).map_err(|wrong| vec![wrong])?;
         Ok(in_force_of(found, &effective, notes))
     }
