@@ -58,6 +58,7 @@ impl Boot {
             ("--accept", "accept"),
             ("--closed", "closed"),
             ("--os-release", "os-release"),
+            ("--disk", "disk"),
         ] {
             command.arg(flag).arg(self.path(name));
         }
@@ -123,6 +124,18 @@ fn the_esp_comes_before_a_credential_before_a_kernel_argument() {
     let ports = fs::read_to_string(boot.path("run/ports.nft")).unwrap();
     assert!(ports.ends_with("add rule inet basalt input tcp dport { 18545 } accept\n"), "{ports}");
     assert!(in_force["notes"].to_string().contains("known to all"), "{in_force}");
+}
+
+#[test]
+fn data_that_cannot_be_had_keeps_the_node_from_starting_elsewhere() {
+    let boot = Boot::new();
+    let state = "disk=/dev/vda\nvolatile=yes\nreason=no TPM opens it\n";
+    fs::create_dir(boot.path("disk")).unwrap();
+    boot.put("disk/state", state);
+    assert!(boot.in_force()["notes"].to_string().contains("in memory, until power-off: no TPM"));
+    boot.put("disk/state", &format!("{state}fault=/dev/vda6 stays closed\nremedy=give the key\n"));
+    let text = boot.refusal();
+    assert!(text.contains("/dev/vda: /dev/vda6 stays closed; give the key"), "{text}");
 }
 
 #[test]

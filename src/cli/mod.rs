@@ -81,6 +81,9 @@ pub enum Command {
     Reset(appliance::reset::Reset),
     /// Read a data folder from the disk itself, to find what rots
     Scrub(scrub::Scrub),
+    /// Tell the initrd of an appliance what its configuration says about disks
+    #[command(hide = true)]
+    MachineSettings(appliance::machine_settings::MachineSettings),
     /// Find, check and put in force the configuration of an appliance
     #[command(hide = true)]
     BootConfig(appliance::boot_config::BootConfig),
@@ -166,6 +169,7 @@ pub fn run(
         Command::Update(update) => update.run(&mut output).map(|()| None),
         Command::Reset(reset) => reset.run(&mut output).map(|()| None),
         Command::Scrub(scrub) => scrub.run(&mut output).map(|()| None),
+        Command::MachineSettings(settings) => settings.run(&mut output).map(|()| None),
         Command::BootConfig(boot) => boot.run(&sources, &mut output).map(|()| None),
         Command::KernelArguments(it) => it.run(sources, &mut output).map(|()| None),
         Command::Maintenance(it) => it.run(&mut output).map(|()| None),

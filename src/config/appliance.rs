@@ -37,6 +37,10 @@ pub struct Machine {
     pub hostname: String,
     /// Whether the plan's kernel arguments are brought into force.
     pub kernel_arguments: KernelArguments,
+    /// How the data partition is made.
+    pub encrypt_data: Encryption,
+    /// Serial number or WWN of the disk that has the log alone; empty: the data partition has it.
+    pub wal_disk: String,
 }
 
 /// Whether the plan's kernel arguments are brought into force.
@@ -54,6 +58,27 @@ impl KernelArguments {
     /// They are.
     pub fn is_auto(self) -> bool {
         self == Self::Auto
+    }
+}
+
+/// How a data partition is protected from who takes the disk out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encryption {
+    /// Not.
+    #[default]
+    Off,
+    /// LUKS, with a key that this machine's TPM 2.0 gives to an unchanged boot.
+    Tpm2,
+}
+
+impl Encryption {
+    /// As the configuration has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Tpm2 => "tpm2",
+        }
     }
 }
 
@@ -102,6 +127,15 @@ impl Machine {
                 "machine.hostname",
                 format!("machine.hostname = \"{}\" is no host name", shortened(name)),
                 "use letters, digits, - and . (RFC 1123), 64 at most".to_owned(),
+            );
+        }
+        let disk = &self.wal_disk;
+        let printable = disk.bytes().all(|byte| byte.is_ascii_graphic());
+        if disk.len() > 64 || !printable {
+            complain(
+                "machine.wal_disk",
+                format!("machine.wal_disk = \"{}\" names no disk", shortened(disk)),
+                "give the disk's serial number or WWN, without blanks".to_owned(),
             );
         }
     }
@@ -178,6 +212,14 @@ mod tests {
         ),
         ("[debug]\nauthorized_keys = [\"ssh-rsa AAAA\\nssh-rsa AAAA\"]", "f:2: debug.authorized"),
         ("machine = 1", "f:1: invalid type: integer `1`"),
+        (
+            "[machine]\nencrypt_data = \"yes\"",
+            "f:2: unknown variant `yes`, expected `off` or `tpm2`",
+        ),
+        (
+            "[machine]\nwal_disk = \"a b\"",
+            "f:2: machine.wal_disk = \"a b\" names no disk; give the",
+        ),
     ];
 
     #[test]

@@ -78,6 +78,8 @@ class Machine:
         # Firmware that enforces Secure Boot once keys are enrolled; it starts in setup mode.
         self.secure_boot = False
         self.rpc_port = self.metrics_port = self.ssh_port = 0
+        # The folder of an emulated TPM 2.0: who has it, has the TPM.
+        self.tpm: Path | None = None
         self.process: subprocess.Popen[bytes] | None = None
         self.powered_at = 0.0
 
@@ -124,6 +126,11 @@ class Machine:
         volume = f"{self.disk}@@{self.partition('esp')['start']}"
         tool("mcopy", "-n", "-i", volume, f"::{path}", str(target))
         return target.read_bytes()
+
+    def remove_from_esp(self, path: str) -> None:
+        """Removes a file from the EFI system partition."""
+        volume = f"{self.disk}@@{self.partition('esp')['start']}"
+        tool("mdel", "-i", volume, f"::{path}")
 
     def esp_list(self, path: str) -> str:
         """Lists a folder of the EFI system partition."""
@@ -216,13 +223,28 @@ class Machine:
             "-device", drive,
             "-netdev", f"user,id=net,restrict=on,{forwards}",
             "-device", "virtio-net-pci,netdev=net", "-device", "virtio-rng-pci",
-            "-serial", f"file:{self.serial}", "-monitor", "none", "-pidfile", str(pid_file),
+            *self.start_tpm(), "-serial", f"file:{self.serial}", "-monitor", "none", "-pidfile", str(pid_file),
             *self.extra,
         ]  # fmt: skip
         log = open(self.folder / "qemu.log", "wb")
         self.powered_at = time.monotonic()
         self.process = subprocess.Popen(in_tools(*command), stdout=log, stderr=log)
         log.close()
+
+    def start_tpm(self) -> list[str]:
+        """Starts the emulated TPM, where there is one; it ends with QEMU."""
+        if self.tpm is None:
+            return []
+        self.tpm.mkdir(parents=True, exist_ok=True)
+        control = self.folder / "tpm.sock"
+        control.unlink(missing_ok=True)
+        state = f"dir={self.tpm},mode=0600"
+        tool("swtpm", "socket", "--tpm2", "--terminate", "--daemon", "--tpmstate", state,
+             "--ctrl", f"type=unixio,path={control}")  # fmt: skip
+        return [
+            "-chardev", f"socket,id=tpm,path={control}", "-tpmdev", "emulator,id=tpm0,chardev=tpm",
+            "-device", "tpm-crb,tpmdev=tpm0",
+        ]  # fmt: skip
 
     def power_cut(self) -> None:
         """Takes the power away: no signal that the guest could notice."""

@@ -7,6 +7,7 @@
 
 use crate::cli::appliance::boot_source::{Asked, Found};
 use crate::cli::appliance::console_facts::assigned;
+use crate::cli::appliance::disk_state::{self, DiskState};
 use crate::cli::appliance::in_force::{self, InForce, Trouble, Wrong};
 use crate::cli::{Output, say};
 use crate::config::{
@@ -57,6 +58,9 @@ pub struct BootConfig {
     /// What the image says of itself
     #[arg(long, value_name = "FILE", default_value = "/etc/os-release")]
     os_release: PathBuf,
+    /// Folder of what the initrd has decided about disks
+    #[arg(long, value_name = "DIR", default_value = disk_state::FOLDER)]
+    disk: PathBuf,
 }
 
 impl BootConfig {
@@ -99,7 +103,9 @@ impl BootConfig {
             .map_err(|error| error.faults.iter().map(wrong).collect::<Vec<_>>())?;
         let mut faults: Vec<Wrong> = Vec::new();
         faults.extend(self.wrong_folder(&effective).err());
-        let notes = genesis_notes(found, &effective).unwrap_or_else(|wrong| {
+        let disk = DiskState::read(&self.disk);
+        faults.extend(disk.fault);
+        let mut notes = genesis_notes(found, &effective).unwrap_or_else(|wrong| {
             faults.push(wrong);
             Vec::new()
         });
@@ -110,6 +116,8 @@ impl BootConfig {
         if !faults.is_empty() {
             return Err(faults);
         }
+        notes.extend(disk.notes);
+        notes.extend(disk.volatile.map(|why| format!("/var is in memory, until power-off: {why}")));
         self.wait_for_addresses(&effective).map_err(|wrong| vec![wrong])?;
         let mut in_force = in_force_of(found, &effective, notes);
         if !keys.is_empty() {

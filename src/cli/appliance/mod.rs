@@ -2,6 +2,8 @@
 //! `/run/basalt` (`in_force`); an operator calls `update` and `reset`, systemd the others.
 
 pub mod in_force;
+pub mod disk_state;
+pub mod machine_settings;
 pub mod boot_source;
 pub mod boot_config;
 pub mod addon;
