@@ -58,15 +58,18 @@ def free_port() -> int:
 class Machine:
     """A server with one disk, two cores and a serial line that is written to a file."""
 
-    def __init__(self, folder: Path, image: Path, disk_bytes: int = 4 << 30):
+    def __init__(self, folder: Path, image: Path | None, disk_bytes: int = 4 << 30):
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.disk = folder / "disk.raw"
         self.serial = folder / "serial.log"
         self.variables = folder / "firmware.fd"
-        subprocess.run(
-            ["cp", "--sparse=always", "--reflink=auto", image, self.disk], check=True
-        )
+        if image is None:
+            self.disk.touch()
+        else:
+            subprocess.run(
+                ["cp", "--sparse=always", "--reflink=auto", image, self.disk], check=True
+            )
         self.enlarge(disk_bytes)
         shutil.copy(TOOLS / "usr/share/OVMF/OVMF_VARS_4M.fd", self.variables)
         self.memory_mib = 1024
@@ -74,6 +77,8 @@ class Machine:
         # Whether a restart of the guest goes on, or ends QEMU.
         self.reboots = False
         self.nvme_serial: str | None = None
+        # The disk is a USB stick.
+        self.is_stick = False
         self.rpc_port = self.metrics_port = 0
         self.process: subprocess.Popen[bytes] | None = None
         self.powered_at = 0.0
@@ -182,6 +187,8 @@ class Machine:
         drive = "virtio-blk-pci,drive=disk,bootindex=1"
         if self.nvme_serial:
             drive = f"nvme,drive=disk,serial={self.nvme_serial},bootindex=1"
+        if self.is_stick:
+            drive = "usb-storage,drive=disk,serial=STICK01,removable=on,bootindex=1"
         forwards = (
             f"hostfwd=tcp:127.0.0.1:{self.rpc_port}-:8545,"
             f"hostfwd=tcp:127.0.0.1:{self.metrics_port}-:9545"
@@ -195,10 +202,11 @@ class Machine:
             "-drive", f"if=pflash,format=raw,readonly=on,file={ovmf}",
             "-drive", f"if=pflash,format=raw,file={self.variables}",
             "-drive", f"file={self.disk},format=raw,if=none,id=disk,cache=writeback",
-            "-device", drive,
+            *(["-device", "qemu-xhci"] if self.is_stick else []), "-device", drive,
             "-netdev", f"user,id=net,restrict=on,{forwards}",
             "-device", "virtio-net-pci,netdev=net", "-device", "virtio-rng-pci",
-            "-serial", f"file:{self.serial}", "-monitor", "none", "-pidfile", str(pid_file),
+            "-chardev", f"socket,id=line,path={self.folder}/line,server=on,wait=off,"
+            f"logfile={self.serial},logappend=on", "-serial", "chardev:line", "-monitor", "none", "-pidfile", str(pid_file),
             *self.extra,
         ]  # fmt: skip
         log = open(self.folder / "qemu.log", "wb")
@@ -235,6 +243,16 @@ class Machine:
         """All that came over the serial line, without the terminal's control sequences."""
         text = self.serial.read_text(errors="replace")
         return CONTROLS.sub("", text)
+
+    def type(self, line: str) -> None:
+        """Types a line on the serial terminal."""
+        with socket.socket(socket.AF_UNIX) as terminal:
+            terminal.connect(str(self.folder / "line"))
+            for byte in (line + "\r").encode():
+                terminal.sendall(bytes([byte]))
+                time.sleep(0.05)
+            # A line that is closed at once loses what the guest has not read.
+            time.sleep(1)
 
     def call(self, method: str, *params: object, timeout: float = 20) -> object:
         """Asks over JSON-RPC; raises where there is no answer or an error."""
@@ -277,6 +295,15 @@ class Machine:
         state = "on" if self.is_on() else "off"
         tail = "\n".join(self.console().splitlines()[-25:])
         raise Timeout(f"{what}: not within {limit_s:.0f} s; the machine is {state}:\n{tail}")
+
+    def wait_for_end(self, what: str, limit_s: float) -> None:
+        """Waits until the guest has switched the machine off, or restarts where that ends QEMU."""
+        until = time.monotonic() + limit_s
+        while self.is_on():
+            if time.monotonic() > until:
+                tail = "\n".join(self.console().splitlines()[-25:])
+                raise Timeout(f"{what}: not within {limit_s:.0f} s:\n{tail}")
+            time.sleep(0.5)
 
     def wait_for_block(self, number: int = 1, limit_s: float = BOOT_S) -> int:
         """Waits until that block is sealed and gives the newest one's number."""

@@ -7,8 +7,10 @@
 
 use crate::cli::appliance::boot_source::{Asked, Found};
 use crate::cli::appliance::in_force::{self, InForce, Trouble, Wrong};
+use crate::cli::appliance::install::mode::{Wanted, is_installer};
 use crate::cli::{Output, say};
 use crate::config::{
+    appliance::appliance,
     chain_spec::ChainSpec,
     fault::{Fault, Origin},
     overlay::{Effective, Sources, effective},
@@ -50,6 +52,9 @@ pub struct BootConfig {
     /// Folder below which the chain lies, in `basalt`
     #[arg(long, value_name = "DIR", default_value = "/var/lib")]
     state: PathBuf,
+    /// Root of the file systems, to tell whether the machine was started from a stick
+    #[arg(long, value_name = "DIR", default_value = "/", hide = true)]
+    root: PathBuf,
 }
 
 impl BootConfig {
@@ -68,7 +73,17 @@ impl BootConfig {
             Ok(found) => found,
             Err(wrong) => return Err(self.refuse("the sources", "", vec![wrong])),
         };
-        match self.check(&found) {
+        // What is wrong in the file is told by the check.
+        let install = appliance(&found.name, &found.text).unwrap_or_default().install;
+        let installs = is_installer(&self.root, &install);
+        match self.check(&found, installs) {
+            Ok(in_force) if installs => {
+                let wanted = Wanted::of(&install);
+                let json = serde_json::to_vec(&wanted).map_err(|error| error.to_string())?;
+                in_force::put(&self.into.join(in_force::INSTALL), &json)?;
+                say(output.out, &format!("{}: installer, no node\n", in_force.source));
+                Ok(())
+            }
             Ok(in_force) => {
                 self.put(&found, &in_force)?;
                 for note in &in_force.notes {
@@ -81,7 +96,8 @@ impl BootConfig {
         }
     }
 
-    fn check(&self, found: &Found) -> Result<InForce, Vec<Wrong>> {
+    /// An installer has no use for the addresses of the node to come.
+    fn check(&self, found: &Found, installs: bool) -> Result<InForce, Vec<Wrong>> {
         let state = self.state.display().to_string();
         let sources = Sources {
             file: Some((found.name.clone(), found.text.clone())),
@@ -99,7 +115,9 @@ impl BootConfig {
         if !faults.is_empty() {
             return Err(faults);
         }
-        self.wait_for_addresses(&effective).map_err(|wrong| vec![wrong])?;
+        if !installs {
+            self.wait_for_addresses(&effective).map_err(|wrong| vec![wrong])?;
+        }
         Ok(in_force_of(found, &effective, notes))
     }
 
