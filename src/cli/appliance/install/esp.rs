@@ -24,6 +24,14 @@ const TAKEN: &[&str] = &[
     "loader/credentials",
     "loader/keys",
 ];
+/// What the running system has put there for its own machine only.
+const LEFT: &[&str] = &[
+    RECORD,
+    "loader/addons/basalt-plan.addon.efi",
+    "loader/basalt/basalt-plan.addon.efi",
+    "loader/basalt/left.txt",
+    "loader/basalt/recovery-key",
+];
 /// Where the unified kernel images are, of which the running one is taken.
 const KERNELS: &str = "EFI/Linux";
 /// Folders below each other at most.
@@ -50,7 +58,7 @@ pub fn collect(esp: &Path, version: &str, root_hash: &str) -> Result<Vec<EspFile
     for taken in TAKEN {
         gather(esp, taken, DEPTH_MAX, &mut files)?;
     }
-    files.retain(|file| file.path != RECORD && is_plain(&file.path));
+    files.retain(|file| !LEFT.contains(&file.path.as_str()) && is_plain(&file.path));
     for file in files.iter_mut().filter(|file| file.path == CONFIG) {
         file.bytes = without_install(&file.bytes)?;
     }
@@ -248,6 +256,8 @@ mod tests {
             ("loader/basalt/genesis.json", "{}"),
             ("loader/basalt/installed.json", "{}"),
             ("loader/basalt/._basalt.toml", "desktop"),
+            ("loader/basalt/recovery-key", "another machine's"),
+            ("loader/addons/basalt-plan.addon.efi", "another machine's"),
             ("System Volume Information/x", "desktop"),
         ] {
             let path = esp.path().join(path);
