@@ -31,6 +31,8 @@ const LEFT: &[&str] = &[
     "loader/basalt/basalt-plan.addon.efi",
     "loader/basalt/left.txt",
     "loader/basalt/recovery-key",
+    "loader/basalt/request.toml",
+    "loader/basalt/request.done.toml",
 ];
 /// Where the unified kernel images are, of which the running one is taken.
 const KERNELS: &str = "EFI/Linux";
@@ -53,7 +55,7 @@ pub struct EspFile {
 /// # Errors
 /// Where the running system's kernel image is not there exactly once, or is another root's; where a
 /// file cannot be read; where the configuration is no TOML.
-pub fn collect(esp: &Path, version: &str, root_hash: &str) -> Result<Vec<EspFile>, String> {
+pub fn collect(esp: &Path, image: &str, root_hash: &str) -> Result<Vec<EspFile>, String> {
     let mut files = Vec::new();
     for taken in TAKEN {
         gather(esp, taken, DEPTH_MAX, &mut files)?;
@@ -62,7 +64,7 @@ pub fn collect(esp: &Path, version: &str, root_hash: &str) -> Result<Vec<EspFile
     for file in files.iter_mut().filter(|file| file.path == CONFIG) {
         file.bytes = without_install(&file.bytes)?;
     }
-    let (name, blessed) = running_kernel(esp, version)?;
+    let (name, blessed) = running_kernel(esp, image)?;
     let bytes = read(&esp.join(KERNELS).join(&name))?;
     if root_hash.is_empty() || !holds(&bytes, format!("roothash={root_hash}").as_bytes()) {
         return Err(format!(
@@ -118,15 +120,15 @@ fn gather(esp: &Path, path: &str, depth: usize, files: &mut Vec<EspFile>) -> Res
     Ok(())
 }
 
-/// The running version's file name, and the name without a counter of boots.
-fn running_kernel(esp: &Path, version: &str) -> Result<(String, String), String> {
+/// The running image's file name, and the name without a counter of boots.
+fn running_kernel(esp: &Path, image: &str) -> Result<(String, String), String> {
     let folder = esp.join(KERNELS);
     let entries = fs::read_dir(&folder)
         .map_err(|error| format!("{}: cannot be read ({error})", folder.display()))?;
     let mut names: Vec<_> =
         entries.flatten().map(|it| it.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
-    let wanted = format!("basalt_{version}.efi");
+    let wanted = format!("{image}.efi");
     let found: Vec<&String> =
         names.iter().filter(|name| blessed(name).eq_ignore_ascii_case(&wanted)).collect();
     match found.as_slice() {
@@ -270,7 +272,7 @@ mod tests {
     #[test]
     fn the_running_version_is_taken_under_its_blessed_name_without_the_installers_section() {
         let esp = stick();
-        let files = collect(esp.path(), "2.0", "abcd").unwrap();
+        let files = collect(esp.path(), "basalt_2.0", "abcd").unwrap();
         let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
         assert_eq!(
             paths,
@@ -290,17 +292,19 @@ mod tests {
     #[test]
     fn a_stick_without_the_running_kernel_is_refused() {
         let esp = stick();
-        let refused = |version, hash| match collect(esp.path(), version, hash) {
+        let refused = |image, hash| match collect(esp.path(), image, hash) {
             Ok(_) => "taken".to_owned(),
             Err(refused) => refused,
         };
-        assert!(refused("3.0", "abcd").contains("has 0 files for basalt_3.0.efi"));
-        assert!(refused("2.0", "ffff").contains("is not the kernel image of the running root"));
+        assert!(refused("basalt_3.0", "abcd").contains("has 0 files for basalt_3.0.efi"));
+        assert!(
+            refused("basalt_2.0", "ffff").contains("is not the kernel image of the running root")
+        );
         fs::write(esp.path().join("EFI/Linux/basalt_2.0.efi"), "twice").unwrap();
-        assert!(refused("2.0", "abcd").contains("has 2 files"));
+        assert!(refused("basalt_2.0", "abcd").contains("has 2 files"));
         fs::remove_file(esp.path().join("EFI/Linux/basalt_2.0.efi")).unwrap();
         fs::remove_file(esp.path().join("EFI/BOOT/BOOTX64.EFI")).unwrap();
-        assert!(refused("2.0", "abcd").contains("BOOTX64.EFI is not on"));
+        assert!(refused("basalt_2.0", "abcd").contains("BOOTX64.EFI is not on"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What the running system was started from: the disk, the slot and its boot partition. That is
 //! what is installed, and the disk that is never chosen.
 
-use crate::cli::appliance::console_facts::version;
+use crate::cli::appliance::console_facts::{assigned, version};
 use crate::cli::appliance::install::disk::Machine;
 use crate::cli::appliance::install::esp::{self, EspFile};
 use crate::cli::appliance::install::gpt::{self, ESP, Entry, Geometry, ROOT, ROOT_VERITY, Table};
@@ -26,6 +26,8 @@ pub struct Running {
     pub slots: [Entry; 3],
     /// Of the image.
     pub version: String,
+    /// Its name with its version: `basalt_0.1.0`.
+    image: String,
     /// Of the kernel's command line, in hexadecimal digits.
     pub root_hash: String,
     /// Where the boot partition is mounted.
@@ -87,10 +89,13 @@ pub fn running(machine: &Machine) -> Result<Running, String> {
     let (tree, tree_entry) = take(ROOT_VERITY, "the hash tree")?;
     let slots =
         [take(ESP, "the boot partition")?.1, take(ROOT, "the root file system")?.1, tree_entry];
+    let release = fs::read_to_string(machine.root.join("etc/os-release")).unwrap_or_default();
+    let (id, version) = (assigned(&release, "IMAGE_ID"), version(&machine.root));
     Ok(Running {
+        image: format!("{}_{version}", id.as_deref().unwrap_or("basalt")),
         disks: disks_in_use(machine),
         slots,
-        version: version(&machine.root),
+        version,
         root_hash: root_hash.to_owned(),
         esp: place,
         tree: machine.device(&tree),
@@ -104,7 +109,7 @@ impl Running {
     /// # Errors
     /// As `esp::collect`.
     pub fn files(&self) -> Result<Vec<EspFile>, String> {
-        esp::collect(&self.esp, &self.version, &self.root_hash)
+        esp::collect(&self.esp, &self.image, &self.root_hash)
     }
 
     /// Opens what is to be installed.
