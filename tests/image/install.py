@@ -71,6 +71,28 @@ class Install(ImageCase):
         self.assertEqual(new["partitions"][1]["uuid"], uuids[names[1]], "the root's id is lost")
         self.assertEqual(tool("sfdisk", "--verify", str(target), check=False).count("error"), 0)
 
+        entry = "Basalt on TARGET01".encode("utf-16-le")
+        self.assertIn(entry, stick.variables.read_bytes(), "the firmware has no entry")
+
+        # The stick is left in: nothing is installed a second time, and nothing restarts.
+        named = install(disk="TARGET01", overwrite="TARGET01", then="poweroff")
+        stick.put_on_esp(CONFIG, OPEN + named)
+        before = digest(target)
+        stick.power_on()
+        stick.wait_for("no second time", lambda: "TARGET01 (nvme0n1) already." in stick.console())
+        stick.power_cut()
+        self.assertEqual(digest(target), before, "the disk was written to again")
+
+        # Another config is another installation. The slots of both disks have the same ids, so this
+        # goes wrong where the root is taken from the disk inside.
+        stick.put_on_esp(CONFIG, OPEN + '[machine]\nhostname = "node-7"\n' + named)
+        stick.power_on()
+        stick.wait_for("the end", lambda: "was read back" in stick.console())
+        self.wait_until_off(stick)
+        stick.power_cut()
+        names = [part["name"] for part in stick.partitions()]
+        self.assertNotIn("data", names, "a data partition was made on the stick")
+
         node = Machine(self.folder / "node", None)
         self.machines.append(node)
         node.disk.unlink()
@@ -78,7 +100,7 @@ class Install(ImageCase):
         node.nvme_serial = "TARGET01"
         at = f"{node.disk}@@{node.partition('esp')['start']}"
         config = tool("mtype", "-i", at, f"::{CONFIG}")
-        self.assertIn("[rpc]", config)
+        self.assertIn('hostname = "node-7"', config)
         self.assertNotIn("[install]", config)
         node.power_on()
         node.wait_for_block(1)

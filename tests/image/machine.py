@@ -193,7 +193,10 @@ class Machine:
         self.serial.write_bytes(b"")
         pid_file = self.folder / "qemu.pid"
         pid_file.unlink(missing_ok=True)
-        self.rpc_port, self.metrics_port, self.ssh_port = free_port(), free_port(), free_port()
+        if not self.rpc_port:
+            # The same at its next start, so that who waits for it finds it.
+            self.rpc_port, self.metrics_port = free_port(), free_port()
+            self.ssh_port = free_port()
         ovmf = TOOLS / "usr/share/OVMF/OVMF_CODE_4M.fd"
         drive = "virtio-blk-pci,drive=disk,bootindex=1"
         if self.nvme_serial:
@@ -224,7 +227,8 @@ class Machine:
             "-netdev", f"user,id=net,restrict=on,{forwards}",
             "-device", "virtio-net-pci,netdev=net", "-device", "virtio-rng-pci",
             "-chardev", f"socket,id=line,path={self.folder}/line,server=on,wait=off,"
-            f"logfile={self.serial},logappend=on", "-serial", "chardev:line", "-monitor", "none", "-pidfile", str(pid_file),
+            f"logfile={self.serial},logappend=on", "-serial", "chardev:line",
+            "-monitor", "none", "-pidfile", str(pid_file),
             *self.extra,
         ]  # fmt: skip
         log = open(self.folder / "qemu.log", "wb")

@@ -285,3 +285,117 @@ impl Disk {
         if self.serial.is_empty() { &self.wwn } else { &self.serial }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::appliance::install::content::Kind;
+    use crate::cli::appliance::install::mode::is_installer;
+    use crate::cli::appliance::install::running::disks_in_use;
+    use crate::config::appliance::install::Install;
+    use std::os::unix::fs::symlink;
+
+    /// A stick with a running image, an NVMe that is mounted and held, an array, no-disks.
+    fn server() -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        let usb = "sys/devices/pci0000:00/usb2/2-1/host0/block/sda";
+        let nvme = "sys/devices/pci0000:00/nvme/nvme0/nvme0n1";
+        for (path, text) in [
+            (format!("{usb}/dev"), "8:0\n"),
+            (format!("{usb}/size"), "8388608\n"),
+            (format!("{usb}/removable"), "1\n"),
+            (format!("{usb}/device/model"), "QEMU HARDDISK   \n"),
+            (format!("{usb}/device/vendor"), "QEMU    \n"),
+            (format!("{usb}/device/vpd_pg80"), "\0\u{80}\0\x07STICK01"),
+            (format!("{usb}/sda1/partition"), "1\n"),
+            (format!("{usb}/sda1/dev"), "8:1\n"),
+            (format!("{nvme}/dev"), "259:0\n"),
+            (format!("{nvme}/size"), "2048\n"),
+            (format!("{nvme}/queue/logical_block_size"), "4096\n"),
+            (format!("{nvme}/ro"), "1\n"),
+            (format!("{nvme}/wwid"), "eui.0025385b01234567\n"),
+            (format!("{nvme}/device/model"), "FAST 1\n"),
+            (format!("{nvme}/device/serial"), "S2      \n"),
+            (format!("{nvme}/nvme0n1p2/partition"), "2\n"),
+            (format!("{nvme}/nvme0n1p2/dev"), "259:2\n"),
+            (format!("{nvme}/nvme0n1p2/holders/dm-3/x"), ""),
+            ("sys/block/dm-3/dm/name".to_owned(), "vg-lv\n"),
+            ("sys/block/dm-3/slaves/nvme0n1p2/x".to_owned(), ""),
+            ("sys/block/loop0/size".to_owned(), "1\n"),
+            ("sys/block/sr0/size".to_owned(), "1\n"),
+            (
+                "proc/self/mountinfo".to_owned(),
+                "30 1 8:1 / /efi rw - vfat /dev/sda1 rw\n\
+                 31 1 0:40 / /mnt rw shared:1 - btrfs /dev/nvme0n1p2 rw\n",
+            ),
+            ("proc/swaps".to_owned(), "Filename Type\n/dev/nvme0n1p2 partition 1 0 -2\n"),
+            (
+                "run/udev/data/b259:0".to_owned(),
+                "S:disk/by-id/x\nE:ID_SERIAL_SHORT=S2\nE:ID_WWN=eui.0025385b01234567\n",
+            ),
+            ("efi/loader/loader.conf".to_owned(), ""),
+        ] {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let links = [("block/sda", usb), ("block/nvme0n1", nvme)];
+        fs::create_dir_all(root.path().join("sys/class/block")).unwrap();
+        for (link, target) in links {
+            symlink(root.path().join(target), root.path().join("sys").join(link)).unwrap();
+        }
+        let part = root.path().join(usb).join("sda1");
+        symlink(part, root.path().join("sys/class/block/sda1")).unwrap();
+        root
+    }
+
+    #[test]
+    fn disks_are_told_with_names_users_and_what_they_are() {
+        let root = server();
+        let machine = Machine { root: root.path().to_owned() };
+        let look = |nodes: &[PathBuf], geometry: Geometry| {
+            assert!(nodes[0].starts_with(root.path().join("dev")));
+            let what = vec![format!("{} nodes, {}", nodes.len(), geometry.sector)];
+            Content { kind: Kind::Used, what }
+        };
+        let booted = disks_in_use(&machine);
+        assert_eq!(booted, ["sda"]);
+        let disks = machine.disks(&booted, &look).unwrap();
+        let names: Vec<&str> = disks.iter().map(|disk| disk.name.as_str()).collect();
+        assert_eq!(names, ["dm-3", "nvme0n1", "sda"]);
+        let [mapped, fast, stick] = disks.as_slice() else { panic!("{disks:?}") };
+        assert_eq!(mapped.made_of.as_deref(), Some("made of nvme0n1p2"));
+        assert_eq!((fast.serial.as_str(), fast.model.as_str()), ("S2", "FAST 1"));
+        assert_eq!((fast.wwn.as_str(), fast.sector), ("eui.0025385b01234567", 4096));
+        assert_eq!(fast.mounts, ["nvme0n1p2 on /mnt"]);
+        assert_eq!(
+            (fast.holders.as_slice(), fast.swaps.len()),
+            (&["dm-3 (vg-lv)".to_owned()][..], 1)
+        );
+        assert!(fast.is_read_only && !fast.is_boot_disk && !fast.is_removable);
+        assert_eq!((fast.made_of.as_ref(), fast.bytes), (None, 1 << 20));
+        assert_eq!(fast.content.text(), "2 nodes, 4096");
+        assert_eq!((stick.serial.as_str(), stick.mounts.len()), ("STICK01", 1));
+        assert_eq!(stick.model, "QEMU QEMU HARDDISK");
+        assert!(stick.is_boot_disk && stick.is_removable);
+    }
+
+    #[test]
+    fn a_stick_without_data_installs_unless_it_is_told_to_run() {
+        let root = server();
+        let state = root.path().join("run/basalt-disk/state");
+        let says = |text: &str, install: &Install| {
+            fs::create_dir_all(state.parent().unwrap()).unwrap();
+            fs::write(&state, text).unwrap();
+            is_installer(root.path(), install)
+        };
+        let (normal, runs) =
+            (Install::default(), Install { run_from_usb: true, ..Install::default() });
+        assert!(is_installer(root.path(), &normal), "nothing is known but the boot partition");
+        assert!(says("disk=/dev/sda\nvolatile=yes\n", &normal));
+        assert!(!says("disk=/dev/sda\nvolatile=yes\n", &runs));
+        assert!(!says("disk=/dev/sda\ndata=/dev/sda6\nvolatile=no\n", &normal));
+        assert!(!says("disk=/dev/nvme0n1\nvolatile=yes\n", &normal));
+        assert!(!says("disk=/dev/sda\nvolatile=yes\nfault=no room\n", &normal));
+    }
+}

@@ -1,7 +1,7 @@
 //! `basalt install`: from a running image, usually on a USB stick, to the disk of a server.
 //!
-//! `disk` and `content` say what there is, `choose` what may be taken, `running` what is installed,
-//! `write` how; `gpt`, `verity`, `esp`, `part` are the forms on the disk, `firmware` the boot entry.
+//! `disk` and `content` say what there is, `choose` what may be taken, `running` what is put there,
+//! `write` how; `gpt`, `verity`, `esp`, `part` are forms on the disk, `firmware` is the boot entry.
 //! `state` and `page` are for consoles without an operator's shell.
 
 pub mod content;
