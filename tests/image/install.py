@@ -33,9 +33,9 @@ class Install(ImageCase):
         machine.is_stick = True
         return machine
 
-    def disk(self, machine: Machine, serial: str, size: int = 3 * GIB, name: str = "") -> Path:
-        """Adds an empty NVMe to a machine."""
-        name = name or serial
+    def disk(self, machine: Machine, serial: str, name: str = "", driver: str = "nvme") -> Path:
+        """Adds an empty disk to a machine."""
+        name, size = name or serial, 3 * GIB
         path = machine.folder / f"{name}.raw"
         if not path.exists():
             path.touch()
@@ -43,7 +43,7 @@ class Install(ImageCase):
                 disk.truncate(size)
         machine.extra += [
             "-drive", f"file={path},format=raw,if=none,id={name},cache=writeback",
-            "-device", f"nvme,drive={name},serial={serial}",
+            "-device", f"{driver},drive={name},serial={serial}",
         ]  # fmt: skip
         return path
 
@@ -133,7 +133,7 @@ class Install(ImageCase):
 
     def test_two_disks_with_one_name_are_refused_and_a_third_is_chosen_on_the_serial_line(self):
         stick = self.stick(install(disk="TWIN", then="stay"))
-        twins = [self.disk(stick, "TWIN", name=name) for name in ("twin1", "twin2")]
+        twins = [self.disk(stick, "TWIN", name, "virtio-blk-pci") for name in ("twin1", "twin2")]
         spare = self.disk(stick, "SPARE")
         before = [digest(twin) for twin in twins]
         stick.power_on()

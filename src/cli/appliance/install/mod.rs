@@ -162,7 +162,9 @@ pub fn rows(machine: &Machine) -> Result<(Vec<Row>, Option<String>), String> {
     let need = running.as_ref().map_or(0, |running| write::needed(&running.slots));
     let disks = machine.disks(&running::disks_in_use(machine), &content::look)?;
     let all = disks.clone();
-    let rows = disks.into_iter().map(|disk| {
+    // What is made of disks has no name that could be asked for, and tells nothing here.
+    let whole = disks.into_iter().filter(|disk| disk.made_of.is_none());
+    let rows = whole.map(|disk| {
         let (freedom, why_not) = freedom(&disk, &all, need);
         let can_be_chosen = match freedom {
             Freedom::Free => "yes",
