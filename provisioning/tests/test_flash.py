@@ -123,7 +123,8 @@ class Flash(unittest.TestCase):
         self.assertFalse(done, text)
         self.assertIn(said, text)
         if path:
-            self.assertEqual(hashlib.sha256(path.read_bytes()).digest(), before, "it was written to")
+            after = hashlib.sha256(path.read_bytes()).digest()
+            self.assertEqual(after, before, "it was written to")
 
     def test_writes_the_image_with_the_config_and_ids_of_its_own(self):
         path = self.disk("S1")

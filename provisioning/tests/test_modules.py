@@ -39,7 +39,10 @@ class Choose(unittest.TestCase):
         self.assertIn(said, str(caught.exception))
 
     def test_a_disk_is_named_by_serial_or_wwn(self):
-        disks = [disk("sda", "S1", "0x5000c500a1b2c3d4"), disk("nvme0n1", "S2", "eui.0025385b01234567")]
+        disks = [
+            disk("sda", "S1", "0x5000c500a1b2c3d4"),
+            disk("nvme0n1", "S2", "eui.0025385b01234567"),
+        ]
         for name, found in (
             ("S1", "sda"), ("naa.5000C500A1B2C3D4", "sda"), ("wwn-0x5000c500a1b2c3d4", "sda"),
             ("0025385b01234567", "nvme0n1"), (" S2 ", "nvme0n1"),
@@ -51,11 +54,12 @@ class Choose(unittest.TestCase):
 
     def test_what_is_in_use_is_refused_even_when_named_exactly(self):
         part = {"path": "/dev/sda1", "type": "part"}
+        array = [{"path": "/dev/md0", "type": "raid1"}]
         for said, more in (
             ("mounted (/dev/sda1 on /mnt)", {"children": [{**part, "mountpoints": ["/mnt"]}]}),
             ("mounted (/dev/sda1 on /mnt)", {"children": [{**part, "mountpoint": "/mnt"}]}),
             ("swap is on it", {"mountpoints": ["[SWAP]"]}),
-            ("/dev/md0 uses it", {"children": [{**part, "children": [{"path": "/dev/md0", "type": "raid1"}]}]}),
+            ("/dev/md0 uses it", {"children": [{**part, "children": array}]}),
             ("no whole disk but a crypt", {"type": "crypt"}),
             ("read-only", {"ro": True}),
             ("read-only", {"ro": "1"}),

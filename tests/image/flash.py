@@ -40,13 +40,16 @@ class Flash(ImageCase):
     def play(self, machine: Machine, *arguments: str, **variables) -> tuple[bool, str]:
         """Runs flash.yml against the machine."""
         values = {
-            "ansible_host": "127.0.0.1", "ansible_port": machine.ssh_port, "ansible_user": "root",
+            "ansible_host": "127.0.0.1", "ansible_port": machine.ssh_port,
+            "ansible_user": "root",
             "ansible_ssh_private_key_file": self.key,
-            "ansible_ssh_common_args": "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null",
+            "ansible_ssh_common_args":
+                "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null",
             "ansible_python_interpreter": "/usr/bin/python3",
             "basalt_image": str(IMAGE), "basalt_disk": "FLASH01", "basalt_config": OPEN,
             "basalt_packed_folder": str(self.folder / "packed"),
-            "basalt_ready_port": machine.metrics_port, "basalt_ready_timeout_s": BOOT_S, **variables,
+            "basalt_ready_port": machine.metrics_port, "basalt_ready_timeout_s": BOOT_S,
+            **variables,
         }  # fmt: skip
         inventory = self.folder / "inventory.json"
         inventory.write_text(json.dumps({"basalt": {"hosts": {"node-1": values}}}))

@@ -145,7 +145,8 @@ class Install(ImageCase):
         stick.wait_for("the question", lambda: stick.console().rstrip().endswith(asks), 120)
         # An interrupt is no way out.
         stick.type("\x03SPARE")
-        stick.wait_for("to be sure", lambda: 'Type "yes" to install to SPARE' in stick.console(), 120)
+        sure = 'Type "yes" to install to SPARE'
+        stick.wait_for("to be sure", lambda: sure in stick.console(), 120)
         stick.type("yes")
         stick.wait_for("the end", lambda: "Enter restarts" in stick.console())
         self.assertIn("was read back", stick.console())

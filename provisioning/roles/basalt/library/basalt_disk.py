@@ -82,7 +82,8 @@ def is_called(disk, name):
 
 def called(disk):
     """For messages."""
-    return f"{disk['path']} (serial {disk.get('serial') or 'none'}, WWN {disk.get('wwn') or 'none'})"
+    serial, wwn = disk.get("serial") or "none", disk.get("wwn") or "none"
+    return f"{disk['path']} (serial {serial}, WWN {wwn})"
 
 
 def below(device):
@@ -100,7 +101,9 @@ def mounts(device):
 def one_called(disks, what, name):
     """The one disk of that name."""
     if name.startswith("/dev/"):
-        raise Refused(f"{what} '{name}': such names change from boot to boot; name its serial number or WWN")
+        raise Refused(
+            f"{what} '{name}': such names change from boot to boot; name its serial number or WWN"
+        )
     found = [disk for disk in disks if is_called(disk, name)]
     if not found:
         known = ", ".join(called(disk) for disk in disks) or "none"
@@ -148,7 +151,8 @@ def choose(disks, name, overwrite, size, look):
     if why:
         raise Refused(f"disk '{name}', {called(disk)}: {'; '.join(why)}; nothing was written")
     signatures, is_blank = look(disk)
-    what = [f"{s.get('type')}{' ' + repr(s['label']) if s.get('label') else ''}" for s in signatures]
+    labels = [" " + repr(one["label"]) if one.get("label") else "" for one in signatures]
+    what = [f"{one.get('type')}{label}" for one, label in zip(signatures, labels)]
     content = ", ".join(dict.fromkeys(what)) or ("empty" if is_blank else "data of no known kind")
     if overwrite:
         other = one_called(disks, "overwrite", overwrite)
@@ -197,7 +201,8 @@ def look(disk):
     """Signatures on the disk and its partitions, and whether both its ends are zero."""
     found = []
     for part in below(disk):
-        text = output("wipefs", "--json", "--no-act", "--output", "DEVICE,TYPE,USAGE,LABEL", part["path"])
+        columns = "DEVICE,TYPE,USAGE,LABEL"
+        text = output("wipefs", "--json", "--no-act", "--output", columns, part["path"])
         found += json.loads(text)["signatures"] if text.strip() else []
     size = int(disk["size"])
     with open(disk["path"], "rb") as device:

@@ -164,7 +164,7 @@ def fresh_table(head, rows, row_bytes, disk_bytes):
 
 
 def own_ids(device):
-    """Two disks with one image must not be taken for each other. Gives the boot partition's place."""
+    """Two disks with one image must not be taken for each other. Gives id and boot partition."""
     with open(device, "r+b", buffering=0) as disk:
         size = disk.seek(0, os.SEEK_END)
         head, rows, row_bytes = read_table(disk)
