@@ -77,6 +77,8 @@ pub enum Command {
     /// Bring an appliance to a newer version, or back to the one before
     #[command(subcommand)]
     Update(appliance::update::Update),
+    /// Put a running image on a disk of this machine
+    Install(appliance::install::Install),
     /// Wipe the data of an appliance at its next boot
     Reset(appliance::reset::Reset),
     /// Read a data folder from the disk itself, to find what rots
@@ -167,6 +169,7 @@ pub fn run(
         Command::Config(config) => config.run(sources, &mut output).map(|()| None),
         Command::Status(status) => status.run(&mut output).map(|()| None),
         Command::Update(update) => update.run(&mut output).map(|()| None),
+        Command::Install(install) => install.run(&mut output).map(|()| None),
         Command::Reset(reset) => reset.run(&mut output).map(|()| None),
         Command::Scrub(scrub) => scrub.run(&mut output).map(|()| None),
         Command::MachineSettings(settings) => settings.run(&mut output).map(|()| None),

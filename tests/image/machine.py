@@ -58,15 +58,18 @@ def free_port() -> int:
 class Machine:
     """A server with one disk, two cores and a serial line that is written to a file."""
 
-    def __init__(self, folder: Path, image: Path, disk_bytes: int = 4 << 30):
+    def __init__(self, folder: Path, image: Path | None, disk_bytes: int = 4 << 30):
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.disk = folder / "disk.raw"
         self.serial = folder / "serial.log"
         self.variables = folder / "firmware.fd"
-        subprocess.run(
-            ["cp", "--sparse=always", "--reflink=auto", image, self.disk], check=True
-        )
+        if image is None:
+            self.disk.touch()
+        else:
+            subprocess.run(
+                ["cp", "--sparse=always", "--reflink=auto", image, self.disk], check=True
+            )
         self.enlarge(disk_bytes)
         shutil.copy(TOOLS / "usr/share/OVMF/OVMF_VARS_4M.fd", self.variables)
         self.memory_mib = 1024
@@ -75,6 +78,8 @@ class Machine:
         # Whether a restart of the guest goes on, or ends QEMU.
         self.reboots = False
         self.nvme_serial: str | None = None
+        # The disk is a USB stick.
+        self.is_stick = False
         # Firmware that enforces Secure Boot once keys are enrolled; it starts in setup mode.
         self.secure_boot = False
         self.rpc_port = self.metrics_port = self.ssh_port = 0
@@ -195,11 +200,16 @@ class Machine:
         self.serial.write_bytes(b"")
         pid_file = self.folder / "qemu.pid"
         pid_file.unlink(missing_ok=True)
-        self.rpc_port, self.metrics_port, self.ssh_port = free_port(), free_port(), free_port()
+        if not self.rpc_port:
+            # The same at its next start, so that who waits for it finds it.
+            self.rpc_port, self.metrics_port = free_port(), free_port()
+            self.ssh_port = free_port()
         ovmf = TOOLS / "usr/share/OVMF/OVMF_CODE_4M.fd"
         drive = "virtio-blk-pci,drive=disk,bootindex=1"
         if self.nvme_serial:
             drive = f"nvme,drive=disk,serial={self.nvme_serial},bootindex=1"
+        if self.is_stick:
+            drive = "usb-storage,drive=disk,serial=STICK01,removable=on,bootindex=1"
         machine_type, secure = "q35", []
         if self.secure_boot:
             ovmf = TOOLS / "usr/share/OVMF/OVMF_CODE_4M.secboot.fd"
@@ -220,10 +230,13 @@ class Machine:
             "-drive", f"if=pflash,format=raw,readonly=on,file={ovmf}",
             "-drive", f"if=pflash,format=raw,file={self.variables}",
             "-drive", f"file={self.disk},format=raw,if=none,id=disk,cache=writeback",
-            "-device", drive,
+            *(["-device", "qemu-xhci"] if self.is_stick else []), "-device", drive,
             "-netdev", f"user,id=net,restrict=on,{forwards}",
             "-device", "virtio-net-pci,netdev=net", "-device", "virtio-rng-pci",
-            *self.start_tpm(), "-serial", f"file:{self.serial}", "-monitor", "none", "-pidfile", str(pid_file),
+            *self.start_tpm(),
+            "-chardev", f"socket,id=line,path={self.folder}/line,server=on,wait=off,"
+            f"logfile={self.serial},logappend=on", "-serial", "chardev:line",
+            "-monitor", "none", "-pidfile", str(pid_file),
             *self.extra,
         ]  # fmt: skip
         log = open(self.folder / "qemu.log", "wb")
@@ -276,6 +289,16 @@ class Machine:
         text = self.serial.read_text(errors="replace")
         return CONTROLS.sub("", text)
 
+    def type(self, line: str) -> None:
+        """Types a line on the serial terminal."""
+        with socket.socket(socket.AF_UNIX) as terminal:
+            terminal.connect(str(self.folder / "line"))
+            for byte in (line + "\r").encode():
+                terminal.sendall(bytes([byte]))
+                time.sleep(0.05)
+            # A line that is closed at once loses what the guest has not read.
+            time.sleep(1)
+
     def call(self, method: str, *params: object, timeout: float = 20) -> object:
         """Asks over JSON-RPC; raises where there is no answer or an error."""
         body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
@@ -317,6 +340,15 @@ class Machine:
         state = "on" if self.is_on() else "off"
         tail = "\n".join(self.console().splitlines()[-25:])
         raise Timeout(f"{what}: not within {limit_s:.0f} s; the machine is {state}:\n{tail}")
+
+    def wait_for_end(self, what: str, limit_s: float) -> None:
+        """Waits until the guest has switched the machine off, or restarts where that ends QEMU."""
+        until = time.monotonic() + limit_s
+        while self.is_on():
+            if time.monotonic() > until:
+                tail = "\n".join(self.console().splitlines()[-25:])
+                raise Timeout(f"{what}: not within {limit_s:.0f} s:\n{tail}")
+            time.sleep(0.5)
 
     def wait_for_block(self, number: int = 1, limit_s: float = BOOT_S) -> int:
         """Waits until that block is sealed and gives the newest one's number."""

@@ -13,6 +13,7 @@ pub mod health_gate;
 pub mod console_facts;
 pub mod console;
 pub mod reset;
+pub mod install;
 pub mod update_entries;
 pub mod update_source;
 pub mod update;

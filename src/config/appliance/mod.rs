@@ -1,15 +1,18 @@
 //! The settings of a machine that boots the image, beside those of its node: in the same file,
 //! in sections of their own. A node that runs elsewhere checks them and does nothing with them.
 
+pub mod install;
+
 use crate::config::fault::{ConfigError, Fault, Origin, line_of, shortened};
+use install::Install;
 use serde::Deserialize;
 use toml_edit::Document;
 
 /// The commented defaults: appended to the node's manual.
-pub const MANUAL: &str = include_str!("appliance.toml");
+pub const MANUAL: &str = include_str!("../appliance.toml");
 
 /// Sections that are the appliance's, not the node's.
-pub const SECTIONS: &[&str] = &["machine", "debug"];
+pub const SECTIONS: &[&str] = &["machine", "install", "debug"];
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -17,6 +20,8 @@ pub const SECTIONS: &[&str] = &["machine", "debug"];
 pub struct Appliance {
     /// `[machine]`
     pub machine: Machine,
+    /// `[install]`
+    pub install: Install,
     /// `[debug]`
     pub debug: Debug,
 }
@@ -103,6 +108,7 @@ pub fn appliance(name: &str, text: &str) -> Result<Appliance, ConfigError> {
         faults.push(Fault { origin, what, remedy });
     };
     found.machine.check(&mut complain);
+    found.install.check(&mut complain);
     found.debug.check(&mut complain);
     if faults.is_empty() { Ok(found) } else { Err(ConfigError { faults }) }
 }
