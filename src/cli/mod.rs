@@ -84,6 +84,9 @@ pub enum Command {
     /// Find, check and put in force the configuration of an appliance
     #[command(hide = true)]
     BootConfig(appliance::boot_config::BootConfig),
+    /// Carry out what the operator of an appliance asks for on its boot partition
+    #[command(hide = true)]
+    Request(Box<appliance::request::Request>),
     /// Say why the node of an appliance does not run
     #[command(hide = true)]
     Maintenance(appliance::maintenance::Maintenance),
@@ -164,6 +167,7 @@ pub fn run(
         Command::Reset(reset) => reset.run(&mut output).map(|()| None),
         Command::Scrub(scrub) => scrub.run(&mut output).map(|()| None),
         Command::BootConfig(boot) => boot.run(&sources, &mut output).map(|()| None),
+        Command::Request(request) => request.run(&mut output).map(|()| None),
         Command::Maintenance(it) => it.run(&mut output).map(|()| None),
         Command::HealthGate(gate) => gate.run(&mut output).map(|()| None),
         Command::Console(console) => console.run(&mut output).map(|()| None),

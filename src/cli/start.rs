@@ -5,7 +5,7 @@ use crate::cli::appliance::in_force;
 use crate::cli::{EXIT_DONE, EXIT_FAILED, Kind, Start, data::DataDirectory, dev, log, preflight};
 use crate::config::schema::Chain;
 use crate::crypto::derive::Accounts;
-use crate::node::{Node, NodeError, Settings, Watch};
+use crate::node::{Node, NodeError, Settings, Watch, format};
 use crate::topology::{
     hardware::Machine,
     plan::{Wants, plan},
@@ -54,6 +54,7 @@ fn run_node(start: Start, failure: Option<&Path>) -> Result<(), NodeError> {
         tracing::warn!("{warning}");
     }
     let held = DataDirectory::open(&config.data_directory, fresh).map_err(NodeError::of)?;
+    format::claim(&held.path)?;
     let machine = Machine::read().map_err(NodeError::of)?;
     let plan = plan(&machine, &Wants::from(&config.topology));
     for note in &plan.notes {

@@ -7,6 +7,7 @@
 //! process at once: the log has all that anybody was told.
 
 pub mod keys;
+pub mod format;
 pub mod genesis;
 pub mod recover;
 pub mod shutdown;

@@ -30,7 +30,7 @@ Examples:
                                            what a boot from this ESP would make of it
 
 The first of: /loader/basalt/basalt.toml on the ESP, the credential basalt.config,
-basalt.config_url=http://… with basalt.config_sha256=… among the kernel's arguments. None of them:
+basalt.config_url=https://… with basalt.config_sha256=… among the kernel's arguments. None of them:
 a development chain that only this machine can reach.";
 
 /// Where metrics are in maintenance, unless the configuration names another place.

@@ -24,6 +24,10 @@ pub const NAMES: [&str; 4] = [CONFIG, IN_FORCE, MAINTENANCE, PORTS];
 pub const NODE_FOLDER: &str = "/run/basalt-node";
 /// The reason.
 pub const FAILURE: &str = "failure.txt";
+/// Where what became of the last request is shown to the console.
+pub const REQUEST_FOLDER: &str = "/run/basalt-request";
+/// It.
+pub const REQUEST: &str = "outcome.json";
 /// Bytes of a reason that are read.
 const FAILURE_BYTES_MAX: usize = 4096;
 
