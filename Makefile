@@ -13,7 +13,7 @@ ARGS ?=
 
 help: ## List the commands
 	@echo "make COMMAND"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: setup ## Install what is missing, build in release mode, start `basalt dev` (ARGS="...")
 	$(CARGO) build --release --bin basalt

@@ -1,5 +1,5 @@
 # Targets of the bootable image; included by the Makefile.
-.PHONY: image setup-image test-image
+.PHONY: image setup-image test-image test-image-short
 
 # own: our kernel, which `make kernel` builds where it is not there. debian: Debian's packaged one,
 # at once.
@@ -13,3 +13,6 @@ setup-image: ## Install what building and booting the image needs (Debian 12 or 
 
 test-image: setup-image setup-test ## Boot the built image in QEMU and hold it against what is promised
 	tests/image/run
+
+test-image-short: setup-image ## The same, but only what each change is held against
+	tests/image/run --short

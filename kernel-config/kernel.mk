@@ -18,7 +18,8 @@ command -v cc >/dev/null && command -v make >/dev/null || missing+=(build-essent
 command -v flex >/dev/null || missing+=(flex); \
 command -v bison >/dev/null || missing+=(bison); \
 command -v xz >/dev/null || missing+=(xz-utils); \
-command -v curl >/dev/null || missing+=(curl ca-certificates)
+command -v curl >/dev/null || missing+=(curl ca-certificates); \
+[ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
 endef
 
 setup-kernel-check:

@@ -14,6 +14,11 @@ fragments=("$here"/fragments/[0-9][0-9]-*.config)
 # shellcheck source=kernel-config/source.pin
 source "$here/source.pin"
 deb=${PIN_PACKAGE}_${PIN_VERSION}_all.deb
+# Where Debian publishes newer ones.
+sources=(
+    "http://deb.debian.org/debian-security trixie-security"
+    "http://deb.debian.org/debian trixie"
+)
 # What configures and builds: part of the hash, because it decides what comes out.
 recipe=("$here/source.pin" "$here/configure" "$here/build")
 
