@@ -223,10 +223,6 @@ fn in_force_of(found: &Found, effective: &Effective, mut notes: Vec<String>) -> 
         let address = config.rpc.address;
         notes.push(format!("rpc.address = \"{address}\": keys of its accounts are known to all"));
     }
-    if config.metrics.is_none() {
-        let note = "metrics.address = \"off\": no update can prove itself, so each one goes back";
-        notes.push(note.to_owned());
-    }
     notes.extend(found.passed_over.iter().cloned());
     notes.extend(effective.warnings.iter().cloned());
     let role = match found.is_default {

@@ -159,9 +159,7 @@ impl Asked {
                 let what = format!("{SHA256}{digits} is not 64 hexadecimal digits");
                 wrong(what, "use what sha256sum prints")
             }
-            (Some(url), Some(_))
-                if !url.starts_with("http://") && !url.starts_with("https://") =>
-            {
+            (Some(url), Some(_)) if !url.starts_with("http://") && !url.starts_with("https://") => {
                 wrong(format!("{URL}{url} is no http:// or https:// URL"), "correct the URL")
             }
             (Some(url), Some(digits)) => Ok(Some((url, digits))),

@@ -15,6 +15,7 @@ pub mod uki;
 pub mod update_entries;
 pub mod update_source;
 pub mod update_machine;
+pub mod update_schedule;
 pub mod update;
 pub mod request_file;
 pub mod request;

@@ -1,18 +1,18 @@
 //! `basalt request`: carries out what an operator without a login asks for in a file on the boot
 //! partition, once.
 //!
-//! 1. `request.toml` becomes `request.running.toml`  2. it is carried out  3. what became of it goes
-//!    to `request.done.toml` and, as a line, to `request.log`; the second file goes  4. a restart,
-//!    where the request needs one
+//! 1. `request.toml` becomes `request.running.toml`  2. it is carried out  3. what became of it
+//!    goes to `request.done.toml` and, as a line, to `request.log`; the running one is removed
+//! 4. a restart, unless the request says no
 //!
-//! A file that is still running at a boot was cut off by the power: it is reported, not tried again.
+//! One that is still running at a boot was cut off by the power: it is told, not tried again.
 
 use crate::cli::appliance::in_force;
 use crate::cli::appliance::request_file::{Action, Asked, Files, Outcome, Word};
+use crate::cli::appliance::reset::Reset;
 use crate::cli::appliance::update::Means;
 use crate::cli::appliance::update_machine::Machine;
 use crate::cli::appliance::update_source::Source;
-use crate::cli::appliance::reset::Reset;
 use crate::cli::{Output, say};
 use clap::Args;
 use std::{
@@ -75,9 +75,10 @@ impl Request {
         let Self { means, machine, told, systemctl } = self;
         let means = means.waiting(NETWORK_WAIT_S);
         let asked = taken.asked();
-        let done = asked.as_ref().map_err(Clone::clone).and_then(|asked| {
-            carry_out(asked, (&means, &machine), output)
-        });
+        let done = asked
+            .as_ref()
+            .map_err(Clone::clone)
+            .and_then(|asked| carry_out(asked, (&means, &machine), output));
         let restarts = done.is_ok() && asked.is_ok_and(|asked| asked.restart);
         let outcome = taken.outcome(done, &machine.running());
         files.finish(&outcome)?;

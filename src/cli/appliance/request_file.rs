@@ -287,7 +287,7 @@ fn read_all(path: &Path) -> Result<String, String> {
 }
 
 /// In UTC, as RFC 3339 has it, with microseconds so that no two requests are taken at one time.
-fn now() -> String {
+pub(super) fn now() -> String {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let (second, micros) = (since.as_secs(), since.subsec_micros());
     let (year, month, day) = civil(second / 86_400);

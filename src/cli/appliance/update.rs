@@ -8,6 +8,7 @@
 //! more; that a new version is tried, blessed or left again is the boot loader's part.
 
 use crate::cli::appliance::update_machine::Machine;
+use crate::cli::appliance::update_schedule::Scheduled;
 use crate::cli::appliance::update_source::{Release, Releases, Source, remove_folder};
 use crate::cli::appliance::{uki, update_entries::order};
 use crate::cli::{Output, say};
@@ -74,6 +75,9 @@ pub enum Update {
         #[arg(long)]
         json: bool,
     },
+    /// Do what `[update]` of the configuration says, where it is time for it
+    #[command(hide = true)]
+    Scheduled(Box<Scheduled>),
     /// Let the next boot take the version before
     #[command(after_help = EXAMPLES)]
     Rollback {
@@ -127,6 +131,7 @@ impl Update {
                 means.apply(&from.source, version.as_deref(), &machine, &mut tell)?
             }
             Self::Status { machine, json } => return machine.status(json, output),
+            Self::Scheduled(scheduled) => return scheduled.run(output),
             Self::Rollback { machine } => machine.rollback()?,
         };
         say(output.out, &told);
@@ -215,9 +220,8 @@ impl Means {
             return Ok(told);
         }
         releases.fetch(&release, &self.into, tell)?;
-        let fits = kernel_of(&release, &self.into).and_then(|kernel| {
-            machine.require_readable(version, uki::state_format(&kernel)?)
-        });
+        let fits = kernel_of(&release, &self.into)
+            .and_then(|kernel| machine.require_readable(version, uki::state_format(&kernel)?));
         if let Err(why) = fits {
             remove_folder(&self.into).map_err(|error| format!("{why}; {error}"))?;
             return Err(why);
@@ -245,11 +249,7 @@ impl Means {
 }
 
 /// The version that is named, else the newest that did not go back.
-fn choose(
-    releases: &Releases,
-    wanted: Option<&str>,
-    machine: &Machine,
-) -> Result<Release, String> {
+fn choose(releases: &Releases, wanted: Option<&str>, machine: &Machine) -> Result<Release, String> {
     let newest = releases.newest(wanted)?;
     if wanted.is_some() {
         return Ok(newest);

@@ -3,6 +3,7 @@
 
 use crate::cli::appliance::console_facts::version;
 use crate::cli::appliance::update_entries::{Entry, entries};
+use crate::cli::appliance::update_schedule::Last;
 use crate::cli::appliance::{health_gate::Refused, in_force, uki};
 use crate::cli::{Output, say};
 use crate::node::format;
@@ -125,8 +126,11 @@ impl Machine {
     pub fn status(&self, as_json: bool, output: &mut Output<'_>) -> Result<(), String> {
         let (_, entries) = self.entries()?;
         let (running, refused) = (self.running(), self.refused());
+        let last = Last::read(&self.root);
         if as_json {
-            let value = json!({ "running": running, "entries": entries, "refused": refused });
+            let value = json!({
+                "running": running, "entries": entries, "refused": refused, "looked": last
+            });
             say(output.out, &format!("{value:#}\n"));
             return Ok(());
         }
@@ -136,6 +140,9 @@ impl Machine {
         }
         if let Some(Refused { version, reason }) = refused {
             say(output.out, &format!("{version} went back: {reason}\n"));
+        }
+        if let Some(line) = last.map(|last| last.line(&running)) {
+            say(output.out, &format!("{line}\n"));
         }
         Ok(())
     }

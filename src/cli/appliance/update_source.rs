@@ -244,12 +244,7 @@ impl Releases {
         fs::rename(&staged, into).map_err(fault)
     }
 
-    fn fetch_parts(
-        &self,
-        release: &Release,
-        staged: &Path,
-        tell: Tell<'_>,
-    ) -> Result<(), String> {
+    fn fetch_parts(&self, release: &Release, staged: &Path, tell: Tell<'_>) -> Result<(), String> {
         for (name, bytes) in [(SUMS, &self.sums), (SIGNATURE, &self.signature)] {
             fs::write(staged.join(name), bytes).map_err(|error| format!("{name}: {error}"))?;
         }

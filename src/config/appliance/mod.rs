@@ -1,15 +1,17 @@
 //! The settings of a machine that boots the image, beside those of its node: in the same file,
 //! in sections of their own. A node that runs elsewhere checks them and does nothing with them.
 
+pub mod update;
+
 use crate::config::fault::{ConfigError, Fault, Origin, line_of, shortened};
 use serde::Deserialize;
 use toml_edit::Document;
 
 /// The commented defaults: appended to the node's manual.
-pub const MANUAL: &str = include_str!("appliance.toml");
+pub const MANUAL: &str = include_str!("../appliance.toml");
 
 /// Sections that are the appliance's, not the node's.
-pub const SECTIONS: &[&str] = &["machine"];
+pub const SECTIONS: &[&str] = &["machine", "update"];
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -17,6 +19,8 @@ pub const SECTIONS: &[&str] = &["machine"];
 pub struct Appliance {
     /// `[machine]`
     pub machine: Machine,
+    /// `[update]`
+    pub update: update::Update,
 }
 
 /// `[machine]`
@@ -43,10 +47,12 @@ pub fn appliance(name: &str, text: &str) -> Result<Appliance, ConfigError> {
         ConfigError { faults: vec![Fault { origin, what: shortened(error.message()), remedy }] }
     })?;
     let mut faults = Vec::new();
-    found.machine.check(&mut |key, what, remedy| {
+    let mut complain = |key: &str, what, remedy| {
         let origin = Origin::File { name: name.to_owned(), line: line_of_key(text, key) };
         faults.push(Fault { origin, what, remedy });
-    });
+    };
+    found.machine.check(&mut complain);
+    found.update.check(&mut complain);
     if faults.is_empty() { Ok(found) } else { Err(ConfigError { faults }) }
 }
 
