@@ -5,6 +5,8 @@
 pub mod in_force;
 pub mod boot_source;
 pub mod boot_config;
+pub mod addon;
+pub mod kernel_arguments;
 pub mod maintenance;
 pub mod health_gate;
 pub mod console_facts;
