@@ -158,7 +158,10 @@ class Machine:
 
     def data_text(self, path: str) -> str:
         """A file of the data partition; the path is the one under /var."""
-        return tool("debugfs", "-R", f"cat {path}", self.data_file_system())
+        copy = self.data_file_system()
+        text = tool("debugfs", "-R", f"cat {path}", copy)
+        os.unlink(copy)
+        return text
 
     def data_put(self, path: str, text: str) -> None:
         """Writes a file of the data partition in place."""
@@ -234,7 +237,7 @@ class Machine:
             "-smp", str(self.cores), "-m", str(self.memory_mib),
             "-drive", f"if=pflash,format=raw,readonly=on,file={ovmf}",
             "-drive", f"if=pflash,format=raw,file={self.variables}",
-            "-drive", f"file={self.disk},format=raw,if=none,id=disk,cache=writeback",
+            "-drive", f"file={self.disk},format=raw,if=none,id=disk,discard=unmap,cache=writeback",
             "-device", drive,
             "-netdev", f"user,id=net,restrict={'on' if self.restricted else 'off'},{forwards}",
             "-device", "virtio-net-pci,netdev=net", "-device", "virtio-rng-pci",
