@@ -89,6 +89,9 @@ pub enum Command {
     /// Find, check and put in force the configuration of an appliance
     #[command(hide = true)]
     BootConfig(appliance::boot_config::BootConfig),
+    /// Carry out what the operator of an appliance asks for on its boot partition
+    #[command(hide = true)]
+    Request(Box<appliance::request::Request>),
     /// Bring the plan's kernel arguments into force on an appliance
     #[command(hide = true)]
     KernelArguments(appliance::kernel_arguments::KernelArguments),
@@ -174,6 +177,7 @@ pub fn run(
         Command::Scrub(scrub) => scrub.run(&mut output).map(|()| None),
         Command::MachineSettings(settings) => settings.run(&mut output).map(|()| None),
         Command::BootConfig(boot) => boot.run(&sources, &mut output).map(|()| None),
+        Command::Request(request) => request.run(&mut output).map(|()| None),
         Command::KernelArguments(it) => it.run(sources, &mut output).map(|()| None),
         Command::Maintenance(it) => it.run(&mut output).map(|()| None),
         Command::HealthGate(gate) => gate.run(&mut output).map(|()| None),

@@ -77,6 +77,8 @@ class Machine:
         self.extra: list[str] = []
         # Whether a restart of the guest goes on, or ends QEMU.
         self.reboots = False
+        # Whether the guest reaches nobody, or the machine that it is emulated on as 10.0.2.2.
+        self.restricted = True
         self.nvme_serial: str | None = None
         # The disk is a USB stick.
         self.is_stick = False
@@ -142,6 +144,11 @@ class Machine:
         volume = f"{self.disk}@@{self.partition('esp')['start']}"
         return tool("mdir", "-b", "-i", volume, f"::{path}", check=False)
 
+    def esp_text(self, path: str) -> str:
+        """A file of the EFI system partition; empty where it is not there."""
+        volume = f"{self.disk}@@{self.partition('esp')['start']}"
+        return tool("mtype", "-i", volume, f"::{path}", check=False)
+
     def data_file_system(self) -> str:
         """A copy of the data partition as a file, with the journal of the file system replayed."""
         part, copy = self.partition("data"), self.folder / "data.raw"
@@ -160,6 +167,24 @@ class Machine:
         listing = tool("debugfs", "-R", f"ls -p {path}", self.data_file_system())
         names = [line.split("/")[5] for line in listing.splitlines() if line.count("/") >= 6]
         return [name for name in names if name not in (".", "..")]
+
+    def data_text(self, path: str) -> str:
+        """A file of the data partition; the path is the one under /var."""
+        copy = self.data_file_system()
+        text = tool("debugfs", "-R", f"cat {path}", copy)
+        os.unlink(copy)
+        return text
+
+    def data_put(self, path: str, text: str) -> None:
+        """Writes a file of the data partition in place."""
+        source = self.folder / "to-data"
+        source.write_text(text)
+        volume = f"{self.disk}?offset={self.partition('data')['start']}"
+        tool("e2fsck", "-y", "-E", "journal_only", volume, check=False)
+        tool("debugfs", "-w", "-R", f"rm {path}", volume, check=False)
+        tool("debugfs", "-w", "-R", f"write {source} {path}", volume)
+        if self.data_text(path) != text:
+            raise RuntimeError(f"{path} could not be written to the data partition")
 
     def data_bytes(self) -> int:
         """Size of the file system on the data partition."""
@@ -229,9 +254,9 @@ class Machine:
             "-smp", str(self.cores), "-m", str(self.memory_mib),
             "-drive", f"if=pflash,format=raw,readonly=on,file={ovmf}",
             "-drive", f"if=pflash,format=raw,file={self.variables}",
-            "-drive", f"file={self.disk},format=raw,if=none,id=disk,cache=writeback",
+            "-drive", f"file={self.disk},format=raw,if=none,id=disk,discard=unmap,cache=writeback",
             *(["-device", "qemu-xhci"] if self.is_stick else []), "-device", drive,
-            "-netdev", f"user,id=net,restrict=on,{forwards}",
+            "-netdev", f"user,id=net,restrict={'on' if self.restricted else 'off'},{forwards}",
             "-device", "virtio-net-pci,netdev=net", "-device", "virtio-rng-pci",
             *self.start_tpm(),
             "-chardev", f"socket,id=line,path={self.folder}/line,server=on,wait=off,"

@@ -34,7 +34,7 @@ Examples:
                                            what a boot from this ESP would make of it
 
 The first of: /loader/basalt/basalt.toml on the ESP, the credential basalt.config,
-basalt.config_url=http://… with basalt.config_sha256=… among the kernel's arguments. None of them:
+basalt.config_url=https://… with basalt.config_sha256=… among the kernel's arguments. None of them:
 a development chain that only this machine can reach.";
 
 /// Where the debug image lets its owner in.
@@ -288,10 +288,6 @@ fn in_force_of(found: &Found, effective: &Effective, mut notes: Vec<String>) -> 
     if !config.rpc.address.ip().is_loopback() && has_dev_accounts {
         let address = config.rpc.address;
         notes.push(format!("rpc.address = \"{address}\": keys of its accounts are known to all"));
-    }
-    if config.metrics.is_none() {
-        let note = "metrics.address = \"off\": no update can prove itself, so each one goes back";
-        notes.push(note.to_owned());
     }
     notes.extend(found.passed_over.iter().cloned());
     notes.extend(effective.warnings.iter().cloned());

@@ -45,6 +45,11 @@ pub struct Reset {
 }
 
 impl Reset {
+    /// With the name already given.
+    pub fn confirmed(hostname: String, root: PathBuf) -> Self {
+        Self { confirm: Some(hostname), cancel: false, root }
+    }
+
     /// Marks the machine, after the host's name was given.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 //! in sections of their own. A node that runs elsewhere checks them and does nothing with them.
 
 pub mod install;
+pub mod update;
 
 use crate::config::fault::{ConfigError, Fault, Origin, line_of, shortened};
 use install::Install;
@@ -12,7 +13,7 @@ use toml_edit::Document;
 pub const MANUAL: &str = include_str!("../appliance.toml");
 
 /// Sections that are the appliance's, not the node's.
-pub const SECTIONS: &[&str] = &["machine", "install", "debug"];
+pub const SECTIONS: &[&str] = &["machine", "install", "update", "debug"];
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -22,6 +23,8 @@ pub struct Appliance {
     pub machine: Machine,
     /// `[install]`
     pub install: Install,
+    /// `[update]`
+    pub update: update::Update,
     /// `[debug]`
     pub debug: Debug,
 }
@@ -109,6 +112,7 @@ pub fn appliance(name: &str, text: &str) -> Result<Appliance, ConfigError> {
     };
     found.machine.check(&mut complain);
     found.install.check(&mut complain);
+    found.update.check(&mut complain);
     found.debug.check(&mut complain);
     if faults.is_empty() { Ok(found) } else { Err(ConfigError { faults }) }
 }
