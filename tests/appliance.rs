@@ -57,6 +57,8 @@ impl Boot {
             ("--firmware", "firmware"),
             ("--accept", "accept"),
             ("--disk", "disk"),
+            ("--closed", "closed"),
+            ("--os-release", "os-release"),
         ] {
             command.arg(flag).arg(self.path(name));
         }
@@ -213,10 +215,32 @@ fn under_secure_boot_the_firmwares_tables_need_the_owners_word() {
     assert!(text.contains("credential basalt.config: Secure Boot is on"), "{text}");
     boot.put("accept", "");
     assert_eq!(boot.in_force()["source"], "credential basalt.config");
-    fs::remove_file(boot.path("accept")).unwrap();
+    fs::rename(boot.path("accept"), boot.path("closed")).unwrap();
+    assert!(boot.run().status.success(), "boot programs that read no tables leave the owner's");
+    fs::remove_file(boot.path("closed")).unwrap();
     boot.put("esp/loader/basalt/basalt.toml", "");
     let path = boot.path("esp/loader/basalt/basalt.toml").display().to_string();
     assert_eq!(boot.in_force()["source"], path, "the ESP is the owner's");
+}
+
+#[test]
+fn only_the_debug_image_takes_keys_of_people() {
+    let boot = Boot::new();
+    let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGr5 me@desk";
+    boot.put("esp/loader/basalt/basalt.toml", &format!("[debug]\nauthorized_keys = [\"{key}\"]\n"));
+    boot.put("os-release", "ID=debian\nIMAGE_ID=basalt\n");
+    let text = boot.refusal();
+    assert!(
+        text.contains("basalt.toml:2: debug.authorized_keys has keys, but this is the"),
+        "{text}"
+    );
+    assert!(!boot.path("run/authorized_keys").exists());
+    boot.put("os-release", "ID=debian\nIMAGE_ID=basalt-debug\nVARIANT_ID=debug\n");
+    assert_eq!(boot.in_force()["open_tcp_ports"][0], 22);
+    assert_eq!(fs::read_to_string(boot.path("run/authorized_keys")).unwrap(), format!("{key}\n"));
+    boot.put("esp/loader/basalt/basalt.toml", "");
+    assert_eq!(boot.in_force()["open_tcp_ports"].as_array().unwrap().len(), 0);
+    assert!(!boot.path("run/authorized_keys").exists(), "a key that was taken out is gone");
 }
 
 #[test]

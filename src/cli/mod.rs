@@ -87,6 +87,9 @@ pub enum Command {
     /// Find, check and put in force the configuration of an appliance
     #[command(hide = true)]
     BootConfig(appliance::boot_config::BootConfig),
+    /// Bring the plan's kernel arguments into force on an appliance
+    #[command(hide = true)]
+    KernelArguments(appliance::kernel_arguments::KernelArguments),
     /// Say why the node of an appliance does not run
     #[command(hide = true)]
     Maintenance(appliance::maintenance::Maintenance),
@@ -168,6 +171,7 @@ pub fn run(
         Command::Scrub(scrub) => scrub.run(&mut output).map(|()| None),
         Command::MachineSettings(settings) => settings.run(&mut output).map(|()| None),
         Command::BootConfig(boot) => boot.run(&sources, &mut output).map(|()| None),
+        Command::KernelArguments(it) => it.run(sources, &mut output).map(|()| None),
         Command::Maintenance(it) => it.run(&mut output).map(|()| None),
         Command::HealthGate(gate) => gate.run(&mut output).map(|()| None),
         Command::Console(console) => console.run(&mut output).map(|()| None),

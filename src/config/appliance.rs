@@ -9,7 +9,7 @@ use toml_edit::Document;
 pub const MANUAL: &str = include_str!("appliance.toml");
 
 /// Sections that are the appliance's, not the node's.
-pub const SECTIONS: &[&str] = &["machine"];
+pub const SECTIONS: &[&str] = &["machine", "debug"];
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -17,6 +17,16 @@ pub const SECTIONS: &[&str] = &["machine"];
 pub struct Appliance {
     /// `[machine]`
     pub machine: Machine,
+    /// `[debug]`
+    pub debug: Debug,
+}
+
+/// `[debug]`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Debug {
+    /// Who may log in, as OpenSSH writes public keys; only the debug image lets anybody in.
+    pub authorized_keys: Vec<String>,
 }
 
 /// `[machine]`
@@ -29,6 +39,8 @@ pub struct Machine {
     pub encrypt_data: Encryption,
     /// Serial number or WWN of the disk that has the log alone; empty: the data partition has it.
     pub wal_disk: String,
+    /// Whether the plan's kernel arguments are brought into force.
+    pub kernel_arguments: KernelArguments,
 }
 
 /// How a data partition is protected from who takes the disk out.
@@ -52,6 +64,24 @@ impl Encryption {
     }
 }
 
+/// Whether the plan's kernel arguments are brought into force.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KernelArguments {
+    /// At once where a running kernel takes them, else at the next restart.
+    #[default]
+    Auto,
+    /// Never; an add-on that is there is removed.
+    Off,
+}
+
+impl KernelArguments {
+    /// They are.
+    pub fn is_auto(self) -> bool {
+        self == Self::Auto
+    }
+}
+
 /// Reads the appliance's sections of a configuration file.
 ///
 /// # Errors
@@ -68,10 +98,12 @@ pub fn appliance(name: &str, text: &str) -> Result<Appliance, ConfigError> {
         ConfigError { faults: vec![Fault { origin, what: shortened(error.message()), remedy }] }
     })?;
     let mut faults = Vec::new();
-    found.machine.check(&mut |key, what, remedy| {
+    let mut complain = |key: &str, what, remedy| {
         let origin = Origin::File { name: name.to_owned(), line: line_of_key(text, key) };
         faults.push(Fault { origin, what, remedy });
-    });
+    };
+    found.machine.check(&mut complain);
+    found.debug.check(&mut complain);
     if faults.is_empty() { Ok(found) } else { Err(ConfigError { faults }) }
 }
 
@@ -106,7 +138,49 @@ impl Machine {
                 "give the disk's serial number or WWN, without blanks".to_owned(),
             );
         }
+        if !disk.is_empty() && self.encrypt_data != Encryption::Off {
+            complain(
+                "machine.wal_disk",
+                "machine.wal_disk with machine.encrypt_data: the log would not be encrypted"
+                    .to_owned(),
+                "leave one of them out".to_owned(),
+            );
+        }
     }
+}
+
+impl Debug {
+    fn check(&self, complain: Complain<'_>) {
+        for (index, key) in self.authorized_keys.iter().enumerate() {
+            if !is_public_key(key) {
+                complain(
+                    &format!("debug.authorized_keys.{index}"),
+                    format!("debug.authorized_keys: \"{}\" is no public key", shortened(key)),
+                    "use a line of an .pub file: type, key in base64, comment; no options"
+                        .to_owned(),
+                );
+            }
+        }
+    }
+}
+
+/// `ssh-ed25519 AAAA… comment`, of a type that OpenSSH takes by default.
+fn is_public_key(line: &str) -> bool {
+    const TYPES: [&str; 7] = [
+        "ssh-ed25519",
+        "ssh-rsa",
+        "ecdsa-sha2-nistp256",
+        "ecdsa-sha2-nistp384",
+        "ecdsa-sha2-nistp521",
+        "sk-ssh-ed25519@openssh.com",
+        "sk-ecdsa-sha2-nistp256@openssh.com",
+    ];
+    let mut words = line.split(' ');
+    let known = words.next().is_some_and(|word| TYPES.contains(&word));
+    let base64 = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte);
+    // Four bytes of length before the type: every key begins so.
+    let is_key = |word: &str| word.starts_with("AAAA") && word.bytes().all(base64);
+    known && words.next().is_some_and(is_key) && !line.contains(char::is_control)
 }
 
 /// The line, from 1, where a key such as `network.links.0.address` stands.
@@ -136,10 +210,23 @@ mod tests {
         ("[machine]\nhostname = \"a b\"", "f:2: machine.hostname = \"a b\" is no host name; use l"),
         ("\n[machine]\nhostnam = \"a\"", "f:3: unknown field `hostnam`"),
         ("[machine]\nhostname = 7", "f:2: invalid type: integer `7`, expected a string"),
+        (
+            "[machine]\nkernel_arguments = \"on\"",
+            "f:2: unknown variant `on`, expected `auto` or `off`",
+        ),
+        (
+            "[debug]\nauthorized_keys = [\n\"ssh-ed25519 AAAAC3 me\",\n\"no-pty ssh-rsa AAAA\"]",
+            "f:4: debug.authorized_keys: \"no-pty ssh-rsa AAAA\" is no public key; use a line",
+        ),
+        ("[debug]\nauthorized_keys = [\"ssh-rsa AAAA\\nssh-rsa AAAA\"]", "f:2: debug.authorized"),
         ("machine = 1", "f:1: invalid type: integer `1`"),
         (
             "[machine]\nencrypt_data = \"yes\"",
             "f:2: unknown variant `yes`, expected `off` or `tpm2`",
+        ),
+        (
+            "[machine]\nencrypt_data = \"tpm2\"\nwal_disk = \"S4\"",
+            "f:3: machine.wal_disk with machine.encrypt_data: the log would not",
         ),
         (
             "[machine]\nwal_disk = \"a b\"",

@@ -70,13 +70,16 @@ class Machine:
         self.enlarge(disk_bytes)
         shutil.copy(TOOLS / "usr/share/OVMF/OVMF_VARS_4M.fd", self.variables)
         self.memory_mib = 1024
+        self.cores = 2
         self.extra: list[str] = []
         # Whether a restart of the guest goes on, or ends QEMU.
         self.reboots = False
         self.nvme_serial: str | None = None
-        self.rpc_port = self.metrics_port = 0
         # The folder of an emulated TPM 2.0: who has it, has the TPM.
         self.tpm: Path | None = None
+        # Firmware that enforces Secure Boot once keys are enrolled; it starts in setup mode.
+        self.secure_boot = False
+        self.rpc_port = self.metrics_port = self.ssh_port = 0
         self.process: subprocess.Popen[bytes] | None = None
         self.powered_at = 0.0
 
@@ -106,20 +109,23 @@ class Machine:
             raise LookupError(f"{len(found)} partitions are named {name!r}: {self.partitions()}")
         return found[0]
 
-    def put_on_esp(self, path: str, text: str) -> None:
+    def put_on_esp(self, path: str, content: str | bytes) -> None:
         """Writes a file to the EFI system partition, as an operator does after flashing."""
         source = self.folder / "to-esp"
-        source.write_text(text)
+        source.write_bytes(content.encode() if isinstance(content, str) else content)
         volume = f"{self.disk}@@{self.partition('esp')['start']}"
         parts = Path(path).parts
         for depth in range(1, len(parts)):
             tool("mmd", "-D", "s", "-i", volume, "::" + "/".join(parts[:depth]), check=False)
         tool("mcopy", "-o", "-i", volume, str(source), f"::{path}")
 
-    def remove_from_esp(self, path: str) -> None:
-        """Removes a file from the EFI system partition."""
+    def from_esp(self, path: str) -> bytes:
+        """Reads a file of the EFI system partition."""
+        target = self.folder / "from-esp"
+        target.unlink(missing_ok=True)
         volume = f"{self.disk}@@{self.partition('esp')['start']}"
-        tool("mdel", "-i", volume, f"::{path}")
+        tool("mcopy", "-n", "-i", volume, f"::{path}", str(target))
+        return target.read_bytes()
 
     def esp_list(self, path: str) -> str:
         """Lists a folder of the EFI system partition."""
@@ -184,28 +190,36 @@ class Machine:
         self.serial.write_bytes(b"")
         pid_file = self.folder / "qemu.pid"
         pid_file.unlink(missing_ok=True)
-        self.rpc_port, self.metrics_port = free_port(), free_port()
+        self.rpc_port, self.metrics_port, self.ssh_port = free_port(), free_port(), free_port()
         ovmf = TOOLS / "usr/share/OVMF/OVMF_CODE_4M.fd"
         drive = "virtio-blk-pci,drive=disk,bootindex=1"
         if self.nvme_serial:
             drive = f"nvme,drive=disk,serial={self.nvme_serial},bootindex=1"
+        machine_type, secure = "q35", []
+        if self.secure_boot:
+            ovmf = TOOLS / "usr/share/OVMF/OVMF_CODE_4M.secboot.fd"
+            machine_type = "q35,smm=on"
+            # Only the firmware itself may write its variables.
+            secure = ["-global", "driver=cfi.pflash01,property=secure,value=on"]
         forwards = (
             f"hostfwd=tcp:127.0.0.1:{self.rpc_port}-:8545,"
-            f"hostfwd=tcp:127.0.0.1:{self.metrics_port}-:9545"
+            f"hostfwd=tcp:127.0.0.1:{self.metrics_port}-:9545,"
+            f"hostfwd=tcp:127.0.0.1:{self.ssh_port}-:22"
         )
         command = [
             "qemu-system-x86_64", "-nodefaults", "-display", "none",
             *([] if self.reboots else ["-no-reboot"]),
-            "-machine", "q35", "-cpu", "max" if ACCEL == "tcg" else "host",
+            "-machine", machine_type, *secure, "-cpu", "max" if ACCEL == "tcg" else "host",
             "-accel", "tcg,thread=multi" if ACCEL == "tcg" else ACCEL,
-            "-smp", "2", "-m", str(self.memory_mib),
+            "-smp", str(self.cores), "-m", str(self.memory_mib),
             "-drive", f"if=pflash,format=raw,readonly=on,file={ovmf}",
             "-drive", f"if=pflash,format=raw,file={self.variables}",
             "-drive", f"file={self.disk},format=raw,if=none,id=disk,cache=writeback",
             "-device", drive,
             "-netdev", f"user,id=net,restrict=on,{forwards}",
             "-device", "virtio-net-pci,netdev=net", "-device", "virtio-rng-pci",
-            *self.start_tpm(), "-serial", f"file:{self.serial}", "-monitor", "none", "-pidfile", str(pid_file),
+            "-serial", f"file:{self.serial}", "-monitor", "none", "-pidfile", str(pid_file),
+            *self.start_tpm(),
             *self.extra,
         ]  # fmt: skip
         log = open(self.folder / "qemu.log", "wb")

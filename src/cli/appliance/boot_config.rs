@@ -6,10 +6,12 @@
 //! A node is started only after this went well.
 
 use crate::cli::appliance::boot_source::{Asked, Found};
+use crate::cli::appliance::console_facts::assigned;
 use crate::cli::appliance::disk_state::{self, DiskState};
 use crate::cli::appliance::in_force::{self, InForce, Trouble, Wrong};
 use crate::cli::{Output, say};
 use crate::config::{
+    appliance::appliance,
     chain_spec::ChainSpec,
     fault::{Fault, Origin},
     overlay::{Effective, Sources, effective},
@@ -34,6 +36,8 @@ The first of: /loader/basalt/basalt.toml on the ESP, the credential basalt.confi
 basalt.config_url=http://… with basalt.config_sha256=… among the kernel's arguments. None of them:
 a development chain that only this machine can reach.";
 
+/// Where the debug image lets its owner in.
+const SSH_PORT: u16 = 22;
 /// Where metrics are in maintenance, unless the configuration names another place.
 const METRICS_DEFAULT: &str = "127.0.0.1:9545";
 const NONE_TEXT: &str = "# No configuration was found: the defaults, a development chain that \
@@ -54,6 +58,9 @@ pub struct BootConfig {
     /// Folder of what the initrd has decided about disks
     #[arg(long, value_name = "DIR", default_value = disk_state::FOLDER)]
     disk: PathBuf,
+    /// What the image says of itself
+    #[arg(long, value_name = "FILE", default_value = "/etc/os-release")]
+    os_release: PathBuf,
 }
 
 impl BootConfig {
@@ -102,13 +109,42 @@ impl BootConfig {
             faults.push(wrong);
             Vec::new()
         });
+        let keys = self.debug_keys(found).unwrap_or_else(|wrong| {
+            faults.push(wrong);
+            Vec::new()
+        });
         if !faults.is_empty() {
             return Err(faults);
         }
         notes.extend(disk.notes);
         notes.extend(disk.volatile.map(|why| format!("/var is in memory, until power-off: {why}")));
         self.wait_for_addresses(&effective).map_err(|wrong| vec![wrong])?;
-        Ok(in_force_of(found, &effective, notes))
+        let mut in_force = in_force_of(found, &effective, notes);
+        if !keys.is_empty() {
+            in_force.open_tcp_ports.insert(0, SSH_PORT);
+            in_force.notes.push("debug.authorized_keys: SSH is open to their owners".to_owned());
+        }
+        Ok(in_force)
+    }
+
+    /// Keys that may log in; a fault where the image lets nobody in.
+    fn debug_keys(&self, found: &Found) -> Result<Vec<String>, Wrong> {
+        let told = appliance(&found.name, &found.text);
+        let keys = told.map(|it| it.debug.authorized_keys).unwrap_or_default();
+        let release = fs::read_to_string(&self.os_release).unwrap_or_default();
+        let is_debug = assigned(&release, "VARIANT_ID").as_deref() == Some("debug");
+        if keys.is_empty() || is_debug {
+            return Ok(keys);
+        }
+        let line = found.text.lines().position(|it| it.trim_start().starts_with("authorized_keys"));
+        Err(Wrong {
+            line: line.map(|index| index + 1),
+            ..Wrong::of(
+                &found.name,
+                "debug.authorized_keys has keys, but this is the release image, which has no login",
+                "remove them, or flash the debug image (make image PROFILE=debug)",
+            )
+        })
     }
 
     /// The chain is on the data partition, where updates keep it and a reset finds it.
@@ -155,6 +191,11 @@ impl BootConfig {
             let bytes = fs::read(path)
                 .map_err(|error| format!("{}: cannot be read ({error})", path.display()))?;
             in_force::put(&self.into.join(name), &bytes)?;
+        }
+        let keys = self.debug_keys(found).unwrap_or_default();
+        if !keys.is_empty() {
+            let text = format!("{}\n", keys.join("\n"));
+            in_force::put(&self.into.join(in_force::KEYS), text.as_bytes())?;
         }
         in_force::put(&self.into.join(in_force::CONFIG), found.text.as_bytes())?;
         let ports = ports_text(&in_force.open_tcp_ports);

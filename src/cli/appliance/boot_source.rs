@@ -1,7 +1,8 @@
 //! Where an appliance's configuration comes from: the ESP, a credential, a kernel argument.
 //!
 //! Under Secure Boot a credential or a kernel argument may be anybody's who owns the machine's
-//! firmware tables, so they count only where the owner of the image said so by a file in it.
+//! firmware tables, so they count only where the owner of the image said so by a file in it, or
+//! where the image's boot programs take nothing from those tables: then they are the owner's.
 
 use crate::cli::appliance::boot_config;
 use crate::cli::appliance::in_force::{NAMES, Wrong};
@@ -44,6 +45,9 @@ pub struct Asked {
     /// Where this file exists, Secure Boot or not, credential and kernel argument count
     #[arg(long, value_name = "FILE", default_value = "/usr/lib/basalt/accept-firmware-config")]
     pub accept: PathBuf,
+    /// Where this file exists, arguments and credentials come from what the owner signed
+    #[arg(long, value_name = "FILE", default_value = "/usr/lib/basalt/firmware-config-closed")]
+    pub closed: PathBuf,
     /// Seconds to wait for a URL, and for addresses that a network must give
     #[arg(long, value_name = "N", default_value_t = 60)]
     pub wait_s: u64,
@@ -132,7 +136,8 @@ impl Asked {
 
     fn is_locked(&self) -> bool {
         let secure = fs::read(self.firmware.join(SECURE_BOOT));
-        secure.is_ok_and(|bytes| bytes.get(4) == Some(&1)) && !self.accept.exists()
+        let is_the_owners = self.accept.exists() || self.closed.exists();
+        secure.is_ok_and(|bytes| bytes.get(4) == Some(&1)) && !is_the_owners
     }
 
     /// The URL among the kernel's arguments, with its hash. The last of several counts, as for the

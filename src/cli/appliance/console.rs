@@ -99,12 +99,8 @@ fn page(facts: &Facts) -> Vec<Line> {
     let mut row = |name: &str, colour, value: &str| add(colour, format!("{name:<12}{value}"));
     row("addresses", PLAIN, &listed(&facts.addresses));
     row("slot", PLAIN, &facts.slot);
-    let (colour, boot) = match facts.secure_boot {
-        Some(true) => (PLAIN, "Secure Boot on"),
-        Some(false) => (YELLOW, "Secure Boot OFF"),
-        None => (YELLOW, "no UEFI"),
-    };
-    row("firmware", colour, boot);
+    let (colour, boot) = firmware(facts);
+    row("firmware", colour, &boot);
     row("role", PLAIN, &facts.role);
     row("config", PLAIN, &facts.config);
     match &facts.chain {
@@ -118,6 +114,10 @@ fn page(facts: &Facts) -> Vec<Line> {
     }
     row("peers", PLAIN, "none: this version has no peer-to-peer network");
     row("tune", PLAIN, &facts.tune);
+    if let Some(arguments) = &facts.arguments {
+        let colour = if arguments.is_open { YELLOW } else { PLAIN };
+        row("arguments", colour, &arguments.text);
+    }
     row("disk", PLAIN, &facts.disk);
     row("up", PLAIN, &facts.up);
     if let Some(refused) = &facts.refused_update {
@@ -155,6 +155,21 @@ fn alarms(facts: &Facts) -> Vec<String> {
         )
     }));
     all
+}
+
+/// Whether the machine enforces signatures, and whether the image has any.
+fn firmware(facts: &Facts) -> (&'static str, String) {
+    let (colour, boot) = match facts.secure_boot {
+        Some(true) => return (PLAIN, "Secure Boot on".to_owned()),
+        Some(false) => (YELLOW, "Secure Boot OFF"),
+        None => (YELLOW, "no UEFI"),
+    };
+    let image = match facts.is_signed {
+        Some(true) => ", signed image",
+        Some(false) => ", UNSIGNED IMAGE",
+        None => "",
+    };
+    (colour, format!("{boot}{image}"))
 }
 
 fn listed(all: &[String]) -> String {
@@ -202,6 +217,7 @@ fn drawn(lines: &[Line], is_first: bool) -> String {
 mod tests {
     use super::*;
     use crate::cli::appliance::console_facts::Chain;
+    use crate::cli::appliance::kernel_arguments::State;
 
     fn facts() -> Facts {
         Facts {
@@ -214,6 +230,7 @@ mod tests {
             addresses: vec!["10.0.2.15".to_owned()],
             slot: "basalt_0.1.0 on vda2".to_owned(),
             secure_boot: Some(false),
+            is_signed: Some(false),
             role: "single sequencer".to_owned(),
             config: "/efi/loader/basalt/basalt.toml".to_owned(),
             chain: Some(Chain {
@@ -226,6 +243,11 @@ mod tests {
             trouble: Vec::new(),
             errors: vec!["12:00 wal: slow\x1b[2J disk".to_owned()],
             tune: "no core isolated".to_owned(),
+            arguments: Some(State {
+                text: "waiting for a restart".to_owned(),
+                is_open: true,
+                line: String::new(),
+            }),
             disk: "3 of 10 GiB used".to_owned(),
             up: "1 h".to_owned(),
             is_debug: false,
@@ -244,7 +266,8 @@ mod tests {
             "vda2",
             "42, 30 on disk",
             "8 ms ago",
-            "Secure Boot OFF",
+            "arguments   waiting for a restart",
+            "Secure Boot OFF, UNSIGNED IMAGE",
         ] {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }

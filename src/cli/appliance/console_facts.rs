@@ -4,6 +4,7 @@ use crate::cli::appliance::boot_config::reachable;
 use crate::cli::appliance::disk_state::DiskState;
 use crate::cli::appliance::health_gate::Refused;
 use crate::cli::appliance::in_force::{self, InForce, Trouble};
+use crate::cli::appliance::kernel_arguments;
 use crate::cli::exposition::Exposition;
 use serde_json::Value;
 use std::{
@@ -22,6 +23,8 @@ const ANSWER_BYTES_MAX: u64 = 4 * 1024 * 1024;
 const STALE_MS: i64 = 3_000;
 /// Where the health gate says why it refused a version.
 const REFUSED: &str = "var/lib/basalt-health/refused.json";
+/// The image build leaves it where it signs.
+const SIGNED: &str = "usr/lib/basalt/signed";
 const SECURE_BOOT: &str =
     "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
 
@@ -59,6 +62,8 @@ pub struct Facts {
     pub slot: String,
     /// `None` without UEFI.
     pub secure_boot: Option<bool>,
+    /// Whether the image was signed for Secure Boot; `None` where this is no image.
+    pub is_signed: Option<bool>,
     /// What the machine is.
     pub role: String,
     /// Where the configuration came from.
@@ -71,6 +76,8 @@ pub struct Facts {
     pub errors: Vec<String>,
     /// What is isolated.
     pub tune: String,
+    /// Whether the plan's kernel arguments are in force.
+    pub arguments: Option<kernel_arguments::State>,
     /// Of the data partition.
     pub disk: String,
     /// Since the boot.
@@ -119,13 +126,15 @@ impl Places {
             hostname: self.text("proc/sys/kernel/hostname").trim().to_owned(),
             addresses: self.addresses(),
             slot: self.slot().unwrap_or_else(|| "not an image: no verified root".to_owned()),
-            secure_boot: self.secure_boot(),
+            secure_boot: is_secure_boot(&self.root),
+            is_signed: assigned(&release, "IMAGE_ID").map(|_| self.root.join(SIGNED).exists()),
             role,
             config: in_force.map_or("not checked yet".to_owned(), |it| it.source),
             chain,
             trouble,
             errors,
             tune: self.tune(),
+            arguments: in_force::read_json(&self.run.join(kernel_arguments::STATE)),
             up: up(&self.text("proc/uptime")),
             is_debug: assigned(&release, "VARIANT_ID").is_some_and(|it| it.contains("debug")),
         }
@@ -142,13 +151,6 @@ impl Places {
 
     fn text(&self, path: &str) -> String {
         fs::read_to_string(self.root.join(path)).unwrap_or_default()
-    }
-
-    /// Firmware that cannot do it has no variable that says so.
-    fn secure_boot(&self) -> Option<bool> {
-        let is_uefi = self.root.join("sys/firmware/efi").is_dir();
-        let told = fs::read(self.root.join(SECURE_BOOT));
-        is_uefi.then(|| told.is_ok_and(|bytes| bytes.get(4) == Some(&1)))
     }
 
     /// IPv4 from the routing tables, IPv6 from the list of interfaces.
@@ -236,6 +238,14 @@ fn refused_update(root: &Path) -> Option<String> {
     let refused: Refused = in_force::read_json(&root.join(REFUSED))?;
     (refused.version != version(root))
         .then(|| format!("{} went back: {}", refused.version, refused.reason))
+}
+
+/// Whether the firmware enforces signatures; `None` without UEFI. Firmware that cannot do it has no
+/// variable that says so.
+pub(super) fn is_secure_boot(root: &Path) -> Option<bool> {
+    let is_uefi = root.join("sys/firmware/efi").is_dir();
+    let told = fs::read(root.join(SECURE_BOOT));
+    is_uefi.then(|| told.is_ok_and(|bytes| bytes.get(4) == Some(&1)))
 }
 
 /// The image's version, else this program's.
@@ -353,6 +363,11 @@ mod tests {
         assert_eq!(facts.slot, "basalt_1 on vda2");
         assert_eq!((facts.version.as_str(), facts.hostname.as_str()), ("1.2", "node-7"));
         assert!(facts.is_debug && facts.chain.is_none() && facts.secure_boot.is_none());
+        assert_eq!(facts.is_signed, None);
+        put("etc/os-release", "IMAGE_ID=basalt\n");
+        assert_eq!(places.look(Vec::new()).is_signed, Some(false));
+        put(SIGNED, "");
+        assert_eq!(places.look(Vec::new()).is_signed, Some(true));
         assert_eq!(facts.tune, "isolated 2-3, no ticks on none");
         assert!(facts.disk.contains("MiB free of"), "{}", facts.disk);
         assert!(facts.disk.ends_with(" on /dev/vda6, encrypted"), "{}", facts.disk);

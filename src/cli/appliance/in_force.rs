@@ -17,8 +17,10 @@ pub const IN_FORCE: &str = "in-force.json";
 pub const MAINTENANCE: &str = "maintenance.json";
 /// Ports to open, in nftables' language.
 pub const PORTS: &str = "ports.nft";
+/// Who may log in to a debug image.
+pub const KEYS: &str = "authorized_keys";
 /// Names in the folder that a genesis file cannot have.
-pub const NAMES: [&str; 4] = [CONFIG, IN_FORCE, MAINTENANCE, PORTS];
+pub const NAMES: [&str; 5] = [CONFIG, IN_FORCE, MAINTENANCE, PORTS, KEYS];
 
 /// The node's own folder, where it leaves the reason of a failure.
 pub const NODE_FOLDER: &str = "/run/basalt-node";

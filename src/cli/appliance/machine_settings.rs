@@ -56,9 +56,13 @@ mod tests {
 
     #[test]
     fn settings_are_lines_and_the_defaults_are_told_too() {
+        assert_eq!(
+            lines("[machine]\nencrypt_data = \"tpm2\"").unwrap().lines().next(),
+            Some("encrypt_data=tpm2")
+        );
         assert_eq!(lines("").unwrap(), "encrypt_data=off\nwal_disk=\n");
-        let text = "[machine]\nencrypt_data = \"tpm2\"\nwal_disk = \"S4\"\n[wal]\nnonsense = 1\n";
-        assert_eq!(lines(text).unwrap(), "encrypt_data=tpm2\nwal_disk=S4\n");
+        let text = "[machine]\nwal_disk = \"S4\"\n[wal]\nnonsense = 1\n";
+        assert_eq!(lines(text).unwrap(), "encrypt_data=off\nwal_disk=S4\n");
     }
 
     #[test]

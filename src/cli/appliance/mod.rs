@@ -6,6 +6,8 @@ pub mod disk_state;
 pub mod machine_settings;
 pub mod boot_source;
 pub mod boot_config;
+pub mod addon;
+pub mod kernel_arguments;
 pub mod maintenance;
 pub mod health_gate;
 pub mod console_facts;
