@@ -56,9 +56,10 @@ impl Boot {
             ("--kernel-arguments", "cmdline"),
             ("--firmware", "firmware"),
             ("--accept", "accept"),
-            ("--disk", "disk"),
             ("--closed", "closed"),
             ("--os-release", "os-release"),
+            ("--disk", "disk"),
+            ("--root", "root"),
         ] {
             command.arg(flag).arg(self.path(name));
         }
@@ -195,8 +196,8 @@ fn a_configuration_by_url_needs_its_hash() {
     assert!(text.contains("without basalt.config_sha256="), "{text}");
     let text = wrong("basalt.config_url=http://127.0.0.1:1/ basalt.config_sha256=12");
     assert!(text.contains("is not 64 hexadecimal digits"), "{text}");
-    let text = wrong(&format!("basalt.config_url=https://a/ basalt.config_sha256={zeros}"));
-    assert!(text.contains("is no http:// URL"), "{text}");
+    let text = wrong(&format!("basalt.config_url=ftp://a/ basalt.config_sha256={zeros}"));
+    assert!(text.contains("is no http:// or https:// URL"), "{text}");
     let text =
         wrong(&format!("basalt.config_url=http://127.0.0.1:1/ basalt.config_sha256={zeros}"));
     assert!(text.contains("cannot be fetched in 1 s"), "{text}");
@@ -241,6 +242,32 @@ fn only_the_debug_image_takes_keys_of_people() {
     boot.put("esp/loader/basalt/basalt.toml", "");
     assert_eq!(boot.in_force()["open_tcp_ports"].as_array().unwrap().len(), 0);
     assert!(!boot.path("run/authorized_keys").exists(), "a key that was taken out is gone");
+}
+
+#[test]
+fn a_stick_without_data_installs_and_starts_no_node() {
+    let boot = Boot::new();
+    for (path, text) in [
+        ("root/sys/block/sda/removable", "1\n"),
+        ("root/run/basalt-disk/state", "disk=/dev/sda\nvolatile=yes\n"),
+    ] {
+        fs::create_dir_all(boot.path(path).parent().unwrap()).unwrap();
+        boot.put(path, text);
+    }
+    // The address is one of the machine to come.
+    let text = "[rpc]\naddress = \"192.0.2.7:8545\"\n[install]\ndisk = \"S1\"\nthen = \"stay\"\n";
+    boot.put("esp/loader/basalt/basalt.toml", text);
+    let output = boot.run();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!boot.path("run/basalt.toml").exists(), "a node could start");
+    let left = fs::read(boot.path("run/install.json")).unwrap();
+    let left: Value = serde_json::from_slice(&left).unwrap();
+    assert_eq!((&left["disk"], &left["then"]), (&"S1".into(), &"stay".into()));
+    boot.put("esp/loader/basalt/basalt.toml", "[install]\ndisk = \"/dev/sda\"\n");
+    assert!(boot.refusal().contains("basalt.toml:2: install.disk = \"/dev/sda\" is another disk"));
+    assert!(!boot.path("run/install.json").exists(), "an installation could start");
+    boot.put("esp/loader/basalt/basalt.toml", "[install]\nrun_from_usb = true\n");
+    assert_eq!(boot.in_force()["role"], "single sequencer with development accounts");
 }
 
 #[test]

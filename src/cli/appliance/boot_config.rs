@@ -9,6 +9,7 @@ use crate::cli::appliance::boot_source::{Asked, Found};
 use crate::cli::appliance::console_facts::assigned;
 use crate::cli::appliance::disk_state::{self, DiskState};
 use crate::cli::appliance::in_force::{self, InForce, Trouble, Wrong};
+use crate::cli::appliance::install::mode::{Wanted, is_installer};
 use crate::cli::{Output, say};
 use crate::config::{
     appliance::appliance,
@@ -33,7 +34,7 @@ Examples:
                                            what a boot from this ESP would make of it
 
 The first of: /loader/basalt/basalt.toml on the ESP, the credential basalt.config,
-basalt.config_url=http://… with basalt.config_sha256=… among the kernel's arguments. None of them:
+basalt.config_url=https://… with basalt.config_sha256=… among the kernel's arguments. None of them:
 a development chain that only this machine can reach.";
 
 /// Where the debug image lets its owner in.
@@ -55,12 +56,15 @@ pub struct BootConfig {
     /// Folder below which the chain lies, in `basalt`
     #[arg(long, value_name = "DIR", default_value = "/var/lib")]
     state: PathBuf,
-    /// Folder of what the initrd has decided about disks
-    #[arg(long, value_name = "DIR", default_value = disk_state::FOLDER)]
-    disk: PathBuf,
+    /// Root of the file systems, to tell whether the machine was started from a stick
+    #[arg(long, value_name = "DIR", default_value = "/", hide = true)]
+    root: PathBuf,
     /// What the image says of itself
     #[arg(long, value_name = "FILE", default_value = "/etc/os-release")]
     os_release: PathBuf,
+    /// Folder of what the initrd has decided about disks
+    #[arg(long, value_name = "DIR", default_value = disk_state::FOLDER)]
+    disk: PathBuf,
 }
 
 impl BootConfig {
@@ -79,7 +83,17 @@ impl BootConfig {
             Ok(found) => found,
             Err(wrong) => return Err(self.refuse("the sources", "", vec![wrong])),
         };
-        match self.check(&found) {
+        // What is wrong in the file is told by the check.
+        let install = appliance(&found.name, &found.text).unwrap_or_default().install;
+        let installs = is_installer(&self.root, &install);
+        match self.check(&found, installs) {
+            Ok(in_force) if installs => {
+                let wanted = Wanted::of(&install);
+                let json = serde_json::to_vec(&wanted).map_err(|error| error.to_string())?;
+                in_force::put(&self.into.join(in_force::INSTALL), &json)?;
+                say(output.out, &format!("{}: installer, no node\n", in_force.source));
+                Ok(())
+            }
             Ok(in_force) => {
                 self.put(&found, &in_force)?;
                 for note in &in_force.notes {
@@ -92,7 +106,8 @@ impl BootConfig {
         }
     }
 
-    fn check(&self, found: &Found) -> Result<InForce, Vec<Wrong>> {
+    /// An installer has no use for the addresses of the node to come.
+    fn check(&self, found: &Found, installs: bool) -> Result<InForce, Vec<Wrong>> {
         let state = self.state.display().to_string();
         let sources = Sources {
             file: Some((found.name.clone(), found.text.clone())),
@@ -118,7 +133,9 @@ impl BootConfig {
         }
         notes.extend(disk.notes);
         notes.extend(disk.volatile.map(|why| format!("/var is in memory, until power-off: {why}")));
-        self.wait_for_addresses(&effective).map_err(|wrong| vec![wrong])?;
+        if !installs {
+            self.wait_for_addresses(&effective).map_err(|wrong| vec![wrong])?;
+        }
         let mut in_force = in_force_of(found, &effective, notes);
         if !keys.is_empty() {
             in_force.open_tcp_ports.insert(0, SSH_PORT);
@@ -271,10 +288,6 @@ fn in_force_of(found: &Found, effective: &Effective, mut notes: Vec<String>) -> 
     if !config.rpc.address.ip().is_loopback() && has_dev_accounts {
         let address = config.rpc.address;
         notes.push(format!("rpc.address = \"{address}\": keys of its accounts are known to all"));
-    }
-    if config.metrics.is_none() {
-        let note = "metrics.address = \"off\": no update can prove itself, so each one goes back";
-        notes.push(note.to_owned());
     }
     notes.extend(found.passed_over.iter().cloned());
     notes.extend(effective.warnings.iter().cloned());

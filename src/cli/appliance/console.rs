@@ -2,6 +2,7 @@
 
 use crate::cli::Output;
 use crate::cli::appliance::console_facts::{Facts, Places};
+use crate::cli::appliance::request_file::Word;
 use crate::cli::appliance::{disk_state, in_force};
 use clap::Args;
 use std::{io::Write, path::PathBuf, thread, time::Duration};
@@ -17,6 +18,8 @@ const LINES: usize = 24;
 /// Lines of what is wrong, and of what was logged, at most.
 const TROUBLE_LINES_MAX: usize = 8;
 const ERROR_LINES_MAX: usize = 4;
+/// Lines of what became of a request at most.
+const REQUEST_LINES_MAX: usize = 4;
 /// How many pages the errors on the page may be old: asking the journal costs a process.
 const ERRORS_EVERY: u64 = 5;
 
@@ -123,8 +126,16 @@ fn page(facts: &Facts) -> Vec<Line> {
     if let Some(refused) = &facts.refused_update {
         row("update", RED, refused);
     }
+    if let Some(update) = &facts.update {
+        row("update", PLAIN, update);
+    }
     for line in alarms(facts).iter().flat_map(|text| wrapped(text)) {
         add(RED, line);
+    }
+    if let Some(request) = &facts.request {
+        let colour = if request.result == Word::Done { PLAIN } else { RED };
+        let mut lines = wrapped(&format!("{:<12}{}", "request", request.line())).into_iter();
+        lines.by_ref().take(REQUEST_LINES_MAX).for_each(|line| add(colour, line));
     }
     if !facts.trouble.is_empty() {
         add(PLAIN, String::new());
@@ -143,20 +154,6 @@ fn page(facts: &Facts) -> Vec<Line> {
     lines
 }
 
-/// What the initrd found out about disks and slots, and somebody has to know.
-fn alarms(facts: &Facts) -> Vec<String> {
-    let mut all = Vec::new();
-    all.extend(facts.left_slot.as_ref().map(|text| format!("SLOT LEFT: {text}")));
-    all.extend(facts.corrupted.as_ref().map(|text| format!("ROOT CORRUPTED: {text}")));
-    all.extend(facts.recovery_key.as_ref().map(|key| {
-        format!(
-            "RECOVERY KEY: {key} -- opens the data where the TPM does not. Write it down now: it \
-             is not shown after the next restart."
-        )
-    }));
-    all
-}
-
 /// Whether the machine enforces signatures, and whether the image has any.
 fn firmware(facts: &Facts) -> (&'static str, String) {
     let (colour, boot) = match facts.secure_boot {
@@ -170,6 +167,20 @@ fn firmware(facts: &Facts) -> (&'static str, String) {
         None => "",
     };
     (colour, format!("{boot}{image}"))
+}
+
+/// What the initrd found out about disks and slots, and somebody has to know.
+fn alarms(facts: &Facts) -> Vec<String> {
+    let mut all = Vec::new();
+    all.extend(facts.left_slot.as_ref().map(|text| format!("SLOT LEFT: {text}")));
+    all.extend(facts.corrupted.as_ref().map(|text| format!("ROOT CORRUPTED: {text}")));
+    all.extend(facts.recovery_key.as_ref().map(|key| {
+        format!(
+            "RECOVERY KEY: {key} -- opens the data where the TPM does not. Write it down now: it \
+             is not shown after the next restart."
+        )
+    }));
+    all
 }
 
 fn listed(all: &[String]) -> String {
@@ -218,6 +229,7 @@ mod tests {
     use super::*;
     use crate::cli::appliance::console_facts::Chain;
     use crate::cli::appliance::kernel_arguments::State;
+    use crate::cli::appliance::request_file::Outcome;
 
     fn facts() -> Facts {
         Facts {
@@ -226,6 +238,15 @@ mod tests {
             left_slot: Some("basalt_0.1.1: its root is not as promised".to_owned()),
             corrupted: None,
             recovery_key: Some("abcd-efgh".to_owned()),
+            update: Some("0.3.0 is available".to_owned()),
+            request: Some(Outcome {
+                taken: "a".to_owned(),
+                ended: "2026-01-02T03:04:05Z".to_owned(),
+                result: Word::Refused,
+                reason: "another name".to_owned(),
+                version: "0.1.0".to_owned(),
+                request: "reset = \"node-8\"\n".to_owned(),
+            }),
             hostname: "node-7".to_owned(),
             addresses: vec!["10.0.2.15".to_owned()],
             slot: "basalt_0.1.0 on vda2".to_owned(),
@@ -262,6 +283,7 @@ mod tests {
             "update      0.2.0 went back",
             "SLOT LEFT: basalt_0.1.1: its root",
             "RECOVERY KEY: abcd-efgh --",
+            "request 2026-01-02T03:04:05Z reset = \"node-8\": refused: another name",
             "10.0.2.15",
             "vda2",
             "42, 30 on disk",

@@ -5,11 +5,14 @@ use crate::cli::appliance::disk_state::DiskState;
 use crate::cli::appliance::health_gate::Refused;
 use crate::cli::appliance::in_force::{self, InForce, Trouble};
 use crate::cli::appliance::kernel_arguments;
+use crate::cli::appliance::request_file::Outcome;
+use crate::cli::appliance::update_schedule::Last;
 use crate::cli::exposition::Exposition;
 use serde_json::Value;
 use std::{
     fs,
-    net::SocketAddr,
+    io::{self, Read as _, Write as _},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -23,6 +26,8 @@ const ANSWER_BYTES_MAX: u64 = 4 * 1024 * 1024;
 const STALE_MS: i64 = 3_000;
 /// Where the health gate says why it refused a version.
 const REFUSED: &str = "var/lib/basalt-health/refused.json";
+/// What became of the last request.
+const REQUEST: &str = "run/basalt-request/outcome.json";
 /// The image build leaves it where it signs.
 const SIGNED: &str = "usr/lib/basalt/signed";
 const SECURE_BOOT: &str =
@@ -46,6 +51,10 @@ pub struct Places {
 pub struct Facts {
     /// Of the image, else of this program.
     pub version: String,
+    /// What the last look for updates found.
+    pub update: Option<String>,
+    /// What became of the operator's last request.
+    pub request: Option<Outcome>,
     /// The machine's name.
     pub hostname: String,
     /// An update that did not prove itself, and why.
@@ -106,7 +115,7 @@ impl Places {
     pub fn look(&self, errors: Vec<String>) -> Facts {
         let in_force: Option<InForce> = in_force::read_json(&self.run.join(in_force::IN_FORCE));
         let metrics = in_force.as_ref().map_or("off", |it| it.metrics_address.as_str());
-        let chain = metrics.parse().ok().and_then(|address| chain(reachable(address)));
+        let chain = chain(&Numbers { folder: &self.node, port: metrics });
         let trouble = match chain {
             Some(_) => Vec::new(),
             None => Trouble::read(&self.run, &self.node, metrics)
@@ -123,6 +132,8 @@ impl Places {
             left_slot: disk.left,
             corrupted: disk.corrupted,
             recovery_key: disk.recovery_key,
+            update: Last::read(&self.root).map(|last| last.line(&version(&self.root))),
+            request: in_force::read_json(&self.root.join(REQUEST)),
             hostname: self.text("proc/sys/kernel/hostname").trim().to_owned(),
             addresses: self.addresses(),
             slot: self.slot().unwrap_or_else(|| "not an image: no verified root".to_owned()),
@@ -204,10 +215,10 @@ impl Places {
     }
 }
 
-/// Asks the node's metrics port.
-fn chain(address: SocketAddr) -> Option<Chain> {
-    let health: Value = serde_json::from_str(&get(address, "/health")?).ok()?;
-    let metrics = Exposition::parse(&get(address, "/metrics")?);
+/// Asks the node.
+fn chain(numbers: &Numbers<'_>) -> Option<Chain> {
+    let health: Value = serde_json::from_str(&numbers.get("/health")?).ok()?;
+    let metrics = Exposition::parse(&numbers.get("/metrics")?);
     let age = metrics.value("basalt_interval_timestamp_ms").and_then(age_ms);
     Some(Chain {
         height: health["latest"].as_u64()?,
@@ -218,12 +229,38 @@ fn chain(address: SocketAddr) -> Option<Chain> {
     })
 }
 
-/// A page of a node on this machine; `None` where it does not answer, or not well.
-pub(super) fn get(address: SocketAddr, path: &str) -> Option<String> {
-    let agent = ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).build();
-    let agent = ureq::Agent::from(agent);
-    let mut answer = agent.get(format!("http://{address}{path}")).call().ok()?;
-    answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string().ok()
+/// Where a node on this machine tells its numbers: the socket, which is there whatever the
+/// configuration says, else the port.
+pub(super) struct Numbers<'a> {
+    /// Of the node.
+    pub folder: &'a Path,
+    /// As configured; "off" is none.
+    pub port: &'a str,
+}
+
+impl Numbers<'_> {
+    /// A page; `None` where the node does not answer, or not well.
+    pub(super) fn get(&self, path: &str) -> Option<String> {
+        let over_socket = UnixStream::connect(self.folder.join(in_force::METRICS));
+        if let Some(page) = over_socket.ok().and_then(|stream| ask(stream, path).ok()?) {
+            return Some(page);
+        }
+        let address = reachable(self.port.parse().ok()?);
+        let agent = ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).build();
+        let agent = ureq::Agent::from(agent);
+        let mut answer = agent.get(format!("http://{address}{path}")).call().ok()?;
+        answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string().ok()
+    }
+}
+
+/// One request over a socket; the node closes it after the answer.
+fn ask(mut stream: UnixStream, path: &str) -> io::Result<Option<String>> {
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: node\r\n\r\n").as_bytes())?;
+    let answer = io::read_to_string(stream.take(ANSWER_BYTES_MAX))?;
+    let page = answer.strip_prefix("HTTP/1.1 200 ").and_then(|rest| rest.split_once("\r\n\r\n"));
+    Ok(page.map(|(_, page)| page.to_owned()))
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "milliseconds since 1970 fit 53 bits")]

@@ -1,5 +1,6 @@
 //! What a machine that boots the image runs beside the node. The subcommands meet in
-//! `/run/basalt` (`in_force`); an operator calls `update` and `reset`, systemd the others.
+//! `/run/basalt` (`in_force`); an operator calls `update` and `reset`, systemd the
+//! others; a request on the boot partition stands in for an operator who cannot log in.
 
 pub mod in_force;
 pub mod disk_state;
@@ -13,6 +14,13 @@ pub mod health_gate;
 pub mod console_facts;
 pub mod console;
 pub mod reset;
+pub mod install;
+pub mod fetch;
+pub mod uki;
 pub mod update_entries;
 pub mod update_source;
+pub mod update_machine;
+pub mod update_schedule;
 pub mod update;
+pub mod request_file;
+pub mod request;

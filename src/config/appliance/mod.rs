@@ -1,15 +1,19 @@
 //! The settings of a machine that boots the image, beside those of its node: in the same file,
 //! in sections of their own. A node that runs elsewhere checks them and does nothing with them.
 
+pub mod install;
+pub mod update;
+
 use crate::config::fault::{ConfigError, Fault, Origin, line_of, shortened};
+use install::Install;
 use serde::Deserialize;
 use toml_edit::Document;
 
 /// The commented defaults: appended to the node's manual.
-pub const MANUAL: &str = include_str!("appliance.toml");
+pub const MANUAL: &str = include_str!("../appliance.toml");
 
 /// Sections that are the appliance's, not the node's.
-pub const SECTIONS: &[&str] = &["machine", "debug"];
+pub const SECTIONS: &[&str] = &["machine", "install", "update", "debug"];
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -17,6 +21,10 @@ pub const SECTIONS: &[&str] = &["machine", "debug"];
 pub struct Appliance {
     /// `[machine]`
     pub machine: Machine,
+    /// `[install]`
+    pub install: Install,
+    /// `[update]`
+    pub update: update::Update,
     /// `[debug]`
     pub debug: Debug,
 }
@@ -35,12 +43,30 @@ pub struct Debug {
 pub struct Machine {
     /// Empty: as DHCP says, or "basalt".
     pub hostname: String,
+    /// Whether the plan's kernel arguments are brought into force.
+    pub kernel_arguments: KernelArguments,
     /// How the data partition is made.
     pub encrypt_data: Encryption,
     /// Serial number or WWN of the disk that has the log alone; empty: the data partition has it.
     pub wal_disk: String,
-    /// Whether the plan's kernel arguments are brought into force.
-    pub kernel_arguments: KernelArguments,
+}
+
+/// Whether the plan's kernel arguments are brought into force.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KernelArguments {
+    /// At once where a running kernel takes them, else at the next restart.
+    #[default]
+    Auto,
+    /// Never; an add-on that is there is removed.
+    Off,
+}
+
+impl KernelArguments {
+    /// They are.
+    pub fn is_auto(self) -> bool {
+        self == Self::Auto
+    }
 }
 
 /// How a data partition is protected from who takes the disk out.
@@ -61,24 +87,6 @@ impl Encryption {
             Self::Off => "off",
             Self::Tpm2 => "tpm2",
         }
-    }
-}
-
-/// Whether the plan's kernel arguments are brought into force.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum KernelArguments {
-    /// At once where a running kernel takes them, else at the next restart.
-    #[default]
-    Auto,
-    /// Never; an add-on that is there is removed.
-    Off,
-}
-
-impl KernelArguments {
-    /// They are.
-    pub fn is_auto(self) -> bool {
-        self == Self::Auto
     }
 }
 
@@ -103,6 +111,8 @@ pub fn appliance(name: &str, text: &str) -> Result<Appliance, ConfigError> {
         faults.push(Fault { origin, what, remedy });
     };
     found.machine.check(&mut complain);
+    found.install.check(&mut complain);
+    found.update.check(&mut complain);
     found.debug.check(&mut complain);
     if faults.is_empty() { Ok(found) } else { Err(ConfigError { faults }) }
 }
