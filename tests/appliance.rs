@@ -58,6 +58,8 @@ impl Boot {
             ("--accept", "accept"),
             ("--closed", "closed"),
             ("--os-release", "os-release"),
+            ("--disk", "disk"),
+            ("--root", "root"),
         ] {
             command.arg(flag).arg(self.path(name));
         }
@@ -123,6 +125,18 @@ fn the_esp_comes_before_a_credential_before_a_kernel_argument() {
     let ports = fs::read_to_string(boot.path("run/ports.nft")).unwrap();
     assert!(ports.ends_with("add rule inet basalt input tcp dport { 18545 } accept\n"), "{ports}");
     assert!(in_force["notes"].to_string().contains("known to all"), "{in_force}");
+}
+
+#[test]
+fn data_that_cannot_be_had_keeps_the_node_from_starting_elsewhere() {
+    let boot = Boot::new();
+    let state = "disk=/dev/vda\nvolatile=yes\nreason=no TPM opens it\n";
+    fs::create_dir(boot.path("disk")).unwrap();
+    boot.put("disk/state", state);
+    assert!(boot.in_force()["notes"].to_string().contains("in memory, until power-off: no TPM"));
+    boot.put("disk/state", &format!("{state}fault=/dev/vda6 stays closed\nremedy=give the key\n"));
+    let text = boot.refusal();
+    assert!(text.contains("/dev/vda: /dev/vda6 stays closed; give the key"), "{text}");
 }
 
 #[test]
@@ -228,6 +242,32 @@ fn only_the_debug_image_takes_keys_of_people() {
     boot.put("esp/loader/basalt/basalt.toml", "");
     assert_eq!(boot.in_force()["open_tcp_ports"].as_array().unwrap().len(), 0);
     assert!(!boot.path("run/authorized_keys").exists(), "a key that was taken out is gone");
+}
+
+#[test]
+fn a_stick_without_data_installs_and_starts_no_node() {
+    let boot = Boot::new();
+    for (path, text) in [
+        ("root/sys/block/sda/removable", "1\n"),
+        ("root/run/basalt-disk/state", "disk=/dev/sda\nvolatile=yes\n"),
+    ] {
+        fs::create_dir_all(boot.path(path).parent().unwrap()).unwrap();
+        boot.put(path, text);
+    }
+    // The address is one of the machine to come.
+    let text = "[rpc]\naddress = \"192.0.2.7:8545\"\n[install]\ndisk = \"S1\"\nthen = \"stay\"\n";
+    boot.put("esp/loader/basalt/basalt.toml", text);
+    let output = boot.run();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!boot.path("run/basalt.toml").exists(), "a node could start");
+    let left = fs::read(boot.path("run/install.json")).unwrap();
+    let left: Value = serde_json::from_slice(&left).unwrap();
+    assert_eq!((&left["disk"], &left["then"]), (&"S1".into(), &"stay".into()));
+    boot.put("esp/loader/basalt/basalt.toml", "[install]\ndisk = \"/dev/sda\"\n");
+    assert!(boot.refusal().contains("basalt.toml:2: install.disk = \"/dev/sda\" is another disk"));
+    assert!(!boot.path("run/install.json").exists(), "an installation could start");
+    boot.put("esp/loader/basalt/basalt.toml", "[install]\nrun_from_usb = true\n");
+    assert_eq!(boot.in_force()["role"], "single sequencer with development accounts");
 }
 
 #[test]

@@ -77,10 +77,15 @@ pub enum Command {
     /// Bring an appliance to a newer version, or back to the one before
     #[command(subcommand)]
     Update(appliance::update::Update),
+    /// Put a running image on a disk of this machine
+    Install(appliance::install::Install),
     /// Wipe the data of an appliance at its next boot
     Reset(appliance::reset::Reset),
     /// Read a data folder from the disk itself, to find what rots
     Scrub(scrub::Scrub),
+    /// Tell the initrd of an appliance what its configuration says about disks
+    #[command(hide = true)]
+    MachineSettings(appliance::machine_settings::MachineSettings),
     /// Find, check and put in force the configuration of an appliance
     #[command(hide = true)]
     BootConfig(appliance::boot_config::BootConfig),
@@ -167,8 +172,10 @@ pub fn run(
         Command::Config(config) => config.run(sources, &mut output).map(|()| None),
         Command::Status(status) => status.run(&mut output).map(|()| None),
         Command::Update(update) => update.run(&mut output).map(|()| None),
+        Command::Install(install) => install.run(&mut output).map(|()| None),
         Command::Reset(reset) => reset.run(&mut output).map(|()| None),
         Command::Scrub(scrub) => scrub.run(&mut output).map(|()| None),
+        Command::MachineSettings(settings) => settings.run(&mut output).map(|()| None),
         Command::BootConfig(boot) => boot.run(&sources, &mut output).map(|()| None),
         Command::Request(request) => request.run(&mut output).map(|()| None),
         Command::KernelArguments(it) => it.run(sources, &mut output).map(|()| None),

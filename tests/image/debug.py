@@ -52,12 +52,12 @@ class DebugImage(ImageCase):
         machine.power_on()
         machine.wait_for_block(1)
         machine.wait_for("the red line", lambda: "DEBUG IMAGE" in machine.console())
-        answer = machine.wait_for(
-            "SSH",
-            lambda: (done := self.ssh(machine, owner, "id -un; cat /etc/os-release")).returncode == 0
-            and done,
-            every_s=5,
-        )
+
+        def logged_in():
+            done = self.ssh(machine, owner, "id -un; cat /etc/os-release")
+            return done if done.returncode == 0 else None
+
+        answer = machine.wait_for("SSH", logged_in, every_s=5)
         say(f"logged in after {machine.seconds():.0f} s")
         self.assertTrue(answer.stdout.startswith("root\n"))
         self.assertIn("VARIANT_ID=debug", answer.stdout)

@@ -16,7 +16,9 @@ from machine import TOP, Machine, in_tools
 SIGNED = TOP / "build/signed"
 KEYS = SIGNED / "keys"
 CREDENTIAL = '[rpc]\naddress = "0.0.0.0:8545"\n'
+CREDENTIAL_FILE = "loader/credentials/basalt.config.cred"
 SMBIOS_ARGUMENT = "type=11,value=io.systemd.stub.kernel-cmdline-extra=systemd.hostname=intruder"
+SMBIOS_BOOT_ARGUMENT = SMBIOS_ARGUMENT.replace(".stub.", ".boot.")
 # Commas would end the value: the same configuration, on one line.
 SMBIOS_CREDENTIAL = "type=11,value=io.systemd.credential:basalt.config=rpc.address='0.0.0.0:8545'"
 
@@ -118,10 +120,16 @@ class SecureBoot(ImageCase):
     def test_only_the_owners_arguments_count(self):
         machine = self.signed("machine")
         machine.reboots = True  # It enrols the keys, then starts again.
-        machine.put_on_esp("loader/credentials/basalt.config.cred", null_key_credential(self.folder))
+        machine.put_on_esp(CREDENTIAL_FILE, null_key_credential(self.folder))
         unsigned = addon(self.folder, "systemd.hostname=intruder", "none")
         machine.put_on_esp("loader/addons/unsigned.addon.efi", unsigned)
-        machine.extra = ["-smbios", SMBIOS_ARGUMENT, "-smbios", SMBIOS_CREDENTIAL]
+        # An entry that starts the signed image with options of its own.
+        name = machine.esp_list("EFI/Linux").strip().splitlines()[-1].split("/")[-1]
+        entry = f"title options\nlinux /EFI/Linux/{name}\noptions systemd.hostname=intruder\n"
+        machine.put_on_esp("loader/entries/options.conf", entry)
+        machine.put_on_esp("loader/loader.conf", "default options.conf\ntimeout 0\n")
+        for value in (SMBIOS_ARGUMENT, SMBIOS_BOOT_ARGUMENT, SMBIOS_CREDENTIAL):
+            machine.extra += ["-smbios", value]
         machine.power_on()
         self.wait_for_height(machine)
         say(f"keys enrolled, and block 1 under Secure Boot: {machine.seconds():.0f} s")
@@ -167,7 +175,7 @@ class SecureBoot(ImageCase):
 
     def test_an_unsigned_image_takes_both_and_says_so(self):
         machine = self.machine(config=None)
-        machine.put_on_esp("loader/credentials/basalt.config.cred", null_key_credential(self.folder))
+        machine.put_on_esp(CREDENTIAL_FILE, null_key_credential(self.folder))
         machine.extra = ["-smbios", SMBIOS_ARGUMENT]
         machine.power_on()
         machine.wait_for_block(1)

@@ -7,7 +7,9 @@
 
 use crate::cli::appliance::boot_source::{Asked, Found};
 use crate::cli::appliance::console_facts::assigned;
+use crate::cli::appliance::disk_state::{self, DiskState};
 use crate::cli::appliance::in_force::{self, InForce, Trouble, Wrong};
+use crate::cli::appliance::install::mode::{Wanted, is_installer};
 use crate::cli::{Output, say};
 use crate::config::{
     appliance::appliance,
@@ -54,9 +56,15 @@ pub struct BootConfig {
     /// Folder below which the chain lies, in `basalt`
     #[arg(long, value_name = "DIR", default_value = "/var/lib")]
     state: PathBuf,
+    /// Root of the file systems, to tell whether the machine was started from a stick
+    #[arg(long, value_name = "DIR", default_value = "/", hide = true)]
+    root: PathBuf,
     /// What the image says of itself
     #[arg(long, value_name = "FILE", default_value = "/etc/os-release")]
     os_release: PathBuf,
+    /// Folder of what the initrd has decided about disks
+    #[arg(long, value_name = "DIR", default_value = disk_state::FOLDER)]
+    disk: PathBuf,
 }
 
 impl BootConfig {
@@ -75,7 +83,17 @@ impl BootConfig {
             Ok(found) => found,
             Err(wrong) => return Err(self.refuse("the sources", "", vec![wrong])),
         };
-        match self.check(&found) {
+        // What is wrong in the file is told by the check.
+        let install = appliance(&found.name, &found.text).unwrap_or_default().install;
+        let installs = is_installer(&self.root, &install);
+        match self.check(&found, installs) {
+            Ok(in_force) if installs => {
+                let wanted = Wanted::of(&install);
+                let json = serde_json::to_vec(&wanted).map_err(|error| error.to_string())?;
+                in_force::put(&self.into.join(in_force::INSTALL), &json)?;
+                say(output.out, &format!("{}: installer, no node\n", in_force.source));
+                Ok(())
+            }
             Ok(in_force) => {
                 self.put(&found, &in_force)?;
                 for note in &in_force.notes {
@@ -88,7 +106,8 @@ impl BootConfig {
         }
     }
 
-    fn check(&self, found: &Found) -> Result<InForce, Vec<Wrong>> {
+    /// An installer has no use for the addresses of the node to come.
+    fn check(&self, found: &Found, installs: bool) -> Result<InForce, Vec<Wrong>> {
         let state = self.state.display().to_string();
         let sources = Sources {
             file: Some((found.name.clone(), found.text.clone())),
@@ -99,7 +118,9 @@ impl BootConfig {
             .map_err(|error| error.faults.iter().map(wrong).collect::<Vec<_>>())?;
         let mut faults: Vec<Wrong> = Vec::new();
         faults.extend(self.wrong_folder(&effective).err());
-        let notes = genesis_notes(found, &effective).unwrap_or_else(|wrong| {
+        let disk = DiskState::read(&self.disk);
+        faults.extend(disk.fault);
+        let mut notes = genesis_notes(found, &effective).unwrap_or_else(|wrong| {
             faults.push(wrong);
             Vec::new()
         });
@@ -110,7 +131,11 @@ impl BootConfig {
         if !faults.is_empty() {
             return Err(faults);
         }
-        self.wait_for_addresses(&effective).map_err(|wrong| vec![wrong])?;
+        notes.extend(disk.notes);
+        notes.extend(disk.volatile.map(|why| format!("/var is in memory, until power-off: {why}")));
+        if !installs {
+            self.wait_for_addresses(&effective).map_err(|wrong| vec![wrong])?;
+        }
         let mut in_force = in_force_of(found, &effective, notes);
         if !keys.is_empty() {
             in_force.open_tcp_ports.insert(0, SSH_PORT);

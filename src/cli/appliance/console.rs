@@ -2,8 +2,8 @@
 
 use crate::cli::Output;
 use crate::cli::appliance::console_facts::{Facts, Places};
-use crate::cli::appliance::in_force;
 use crate::cli::appliance::request_file::Word;
+use crate::cli::appliance::{disk_state, in_force};
 use clap::Args;
 use std::{io::Write, path::PathBuf, thread, time::Duration};
 
@@ -39,6 +39,9 @@ pub struct Console {
     /// Folder where the node leaves the reason of a failure
     #[arg(long, value_name = "DIR", default_value = in_force::NODE_FOLDER)]
     node: PathBuf,
+    /// Folder of what the initrd has decided about disks
+    #[arg(long, value_name = "DIR", default_value = disk_state::FOLDER)]
+    disk: PathBuf,
     /// Root of the file systems to read the machine from
     #[arg(long, value_name = "DIR", default_value = "/")]
     root: PathBuf,
@@ -57,7 +60,7 @@ impl Console {
     /// # Errors
     /// Where it does.
     pub fn run(self, output: &mut Output<'_>) -> Result<(), String> {
-        let places = Places { run: self.run, node: self.node, root: self.root };
+        let places = Places { run: self.run, node: self.node, disk: self.disk, root: self.root };
         let (mut pages, mut errors) = (0_u64, Vec::new());
         loop {
             if pages.is_multiple_of(ERRORS_EVERY) {
@@ -126,6 +129,9 @@ fn page(facts: &Facts) -> Vec<Line> {
     if let Some(update) = &facts.update {
         row("update", PLAIN, update);
     }
+    for line in alarms(facts).iter().flat_map(|text| wrapped(text)) {
+        add(RED, line);
+    }
     if let Some(request) = &facts.request {
         let colour = if request.result == Word::Done { PLAIN } else { RED };
         let mut lines = wrapped(&format!("{:<12}{}", "request", request.line())).into_iter();
@@ -161,6 +167,20 @@ fn firmware(facts: &Facts) -> (&'static str, String) {
         None => "",
     };
     (colour, format!("{boot}{image}"))
+}
+
+/// What the initrd found out about disks and slots, and somebody has to know.
+fn alarms(facts: &Facts) -> Vec<String> {
+    let mut all = Vec::new();
+    all.extend(facts.left_slot.as_ref().map(|text| format!("SLOT LEFT: {text}")));
+    all.extend(facts.corrupted.as_ref().map(|text| format!("ROOT CORRUPTED: {text}")));
+    all.extend(facts.recovery_key.as_ref().map(|key| {
+        format!(
+            "RECOVERY KEY: {key} -- opens the data where the TPM does not. Write it down now: it \
+             is not shown after the next restart."
+        )
+    }));
+    all
 }
 
 fn listed(all: &[String]) -> String {
@@ -215,6 +235,9 @@ mod tests {
         Facts {
             version: "0.1.0".to_owned(),
             refused_update: Some("0.2.0 went back: slow".to_owned()),
+            left_slot: Some("basalt_0.1.1: its root is not as promised".to_owned()),
+            corrupted: None,
+            recovery_key: Some("abcd-efgh".to_owned()),
             update: Some("0.3.0 is available".to_owned()),
             request: Some(Outcome {
                 taken: "a".to_owned(),
@@ -258,6 +281,8 @@ mod tests {
         for part in [
             "node-7",
             "update      0.2.0 went back",
+            "SLOT LEFT: basalt_0.1.1: its root",
+            "RECOVERY KEY: abcd-efgh --",
             "request 2026-01-02T03:04:05Z reset = \"node-8\": refused: another name",
             "10.0.2.15",
             "vda2",

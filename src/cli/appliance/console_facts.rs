@@ -1,6 +1,7 @@
 //! What the status page shows, read from the machine and asked of the running node.
 
 use crate::cli::appliance::boot_config::reachable;
+use crate::cli::appliance::disk_state::DiskState;
 use crate::cli::appliance::health_gate::Refused;
 use crate::cli::appliance::in_force::{self, InForce, Trouble};
 use crate::cli::appliance::kernel_arguments;
@@ -39,6 +40,8 @@ pub struct Places {
     pub run: PathBuf,
     /// Of the node's failures.
     pub node: PathBuf,
+    /// Of what the initrd has decided about disks.
+    pub disk: PathBuf,
     /// Of everything else.
     pub root: PathBuf,
 }
@@ -56,6 +59,12 @@ pub struct Facts {
     pub hostname: String,
     /// An update that did not prove itself, and why.
     pub refused_update: Option<String>,
+    /// A slot that was left because of what it holds, and why.
+    pub left_slot: Option<String>,
+    /// What is corrupted in the slot that runs.
+    pub corrupted: Option<String>,
+    /// Of the encrypted data, shown during the boot that made it.
+    pub recovery_key: Option<String>,
     /// Without loopback's.
     pub addresses: Vec<String>,
     /// Which root partition runs.
@@ -114,10 +123,15 @@ impl Places {
                 .unwrap_or_default(),
         };
         let release = self.text("etc/os-release");
+        let disk = DiskState::read(&self.disk);
         let role = in_force.as_ref().map_or("none yet", |it| it.role.as_str()).to_owned();
         Facts {
             version: version(&self.root),
             refused_update: refused_update(&self.root),
+            disk: self.disk() + &disk.words(),
+            left_slot: disk.left,
+            corrupted: disk.corrupted,
+            recovery_key: disk.recovery_key,
             update: Last::read(&self.root).map(|last| last.line(&version(&self.root))),
             request: in_force::read_json(&self.root.join(REQUEST)),
             hostname: self.text("proc/sys/kernel/hostname").trim().to_owned(),
@@ -132,7 +146,6 @@ impl Places {
             errors,
             tune: self.tune(),
             arguments: in_force::read_json(&self.run.join(kernel_arguments::STATE)),
-            disk: self.disk(),
             up: up(&self.text("proc/uptime")),
             is_debug: assigned(&release, "VARIANT_ID").is_some_and(|it| it.contains("debug")),
         }
@@ -380,7 +393,9 @@ mod tests {
         put("sys/devices/system/cpu/nohz_full", "(null)\n");
         put("var/lib/x", "");
         let folder = root.path().to_owned();
-        let places = Places { run: folder.clone(), node: folder.clone(), root: folder };
+        put("state", "disk=/dev/vda\ndata=/dev/vda6\nencrypted=yes\n");
+        let disk = folder.clone();
+        let places = Places { run: folder.clone(), node: folder.clone(), disk, root: folder };
         let facts = places.look(Vec::new());
         assert_eq!(facts.slot, "basalt_1 on vda2");
         assert_eq!((facts.version.as_str(), facts.hostname.as_str()), ("1.2", "node-7"));
@@ -392,6 +407,7 @@ mod tests {
         assert_eq!(places.look(Vec::new()).is_signed, Some(true));
         assert_eq!(facts.tune, "isolated 2-3, no ticks on none");
         assert!(facts.disk.contains("MiB free of"), "{}", facts.disk);
+        assert!(facts.disk.ends_with(" on /dev/vda6, encrypted"), "{}", facts.disk);
     }
 
     #[test]

@@ -17,10 +17,12 @@ pub const IN_FORCE: &str = "in-force.json";
 pub const MAINTENANCE: &str = "maintenance.json";
 /// Ports to open, in nftables' language.
 pub const PORTS: &str = "ports.nft";
+/// What to install and where, on a machine that was started from a stick: no node runs then.
+pub const INSTALL: &str = "install.json";
 /// Who may log in to a debug image.
 pub const KEYS: &str = "authorized_keys";
 /// Names in the folder that a genesis file cannot have.
-pub const NAMES: [&str; 5] = [CONFIG, IN_FORCE, MAINTENANCE, PORTS, KEYS];
+pub const NAMES: [&str; 6] = [CONFIG, IN_FORCE, MAINTENANCE, PORTS, INSTALL, KEYS];
 
 /// The node's own folder, where it leaves the reason of a failure.
 pub const NODE_FOLDER: &str = "/run/basalt-node";

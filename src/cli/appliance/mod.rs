@@ -3,6 +3,8 @@
 //! others; a request on the boot partition stands in for an operator who cannot log in.
 
 pub mod in_force;
+pub mod disk_state;
+pub mod machine_settings;
 pub mod boot_source;
 pub mod boot_config;
 pub mod addon;
@@ -12,6 +14,7 @@ pub mod health_gate;
 pub mod console_facts;
 pub mod console;
 pub mod reset;
+pub mod install;
 pub mod fetch;
 pub mod uki;
 pub mod update_entries;

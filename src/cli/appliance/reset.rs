@@ -134,7 +134,7 @@ fn cancel(variable: &Path, output: &mut Output<'_>) -> Result<(), String> {
 }
 
 /// Attributes and value go in one write: the firmware takes them as one.
-fn put(variable: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn put(variable: &Path, bytes: &[u8]) -> io::Result<()> {
     unlock(variable);
     let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(variable)?;
     file.write_all(bytes)

@@ -1,9 +1,11 @@
 //! The settings of a machine that boots the image, beside those of its node: in the same file,
 //! in sections of their own. A node that runs elsewhere checks them and does nothing with them.
 
+pub mod install;
 pub mod update;
 
 use crate::config::fault::{ConfigError, Fault, Origin, line_of, shortened};
+use install::Install;
 use serde::Deserialize;
 use toml_edit::Document;
 
@@ -11,7 +13,7 @@ use toml_edit::Document;
 pub const MANUAL: &str = include_str!("../appliance.toml");
 
 /// Sections that are the appliance's, not the node's.
-pub const SECTIONS: &[&str] = &["machine", "update", "debug"];
+pub const SECTIONS: &[&str] = &["machine", "install", "update", "debug"];
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -19,6 +21,8 @@ pub const SECTIONS: &[&str] = &["machine", "update", "debug"];
 pub struct Appliance {
     /// `[machine]`
     pub machine: Machine,
+    /// `[install]`
+    pub install: Install,
     /// `[update]`
     pub update: update::Update,
     /// `[debug]`
@@ -41,6 +45,10 @@ pub struct Machine {
     pub hostname: String,
     /// Whether the plan's kernel arguments are brought into force.
     pub kernel_arguments: KernelArguments,
+    /// How the data partition is made.
+    pub encrypt_data: Encryption,
+    /// Serial number or WWN of the disk that has the log alone; empty: the data partition has it.
+    pub wal_disk: String,
 }
 
 /// Whether the plan's kernel arguments are brought into force.
@@ -58,6 +66,27 @@ impl KernelArguments {
     /// They are.
     pub fn is_auto(self) -> bool {
         self == Self::Auto
+    }
+}
+
+/// How a data partition is protected from who takes the disk out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encryption {
+    /// Not.
+    #[default]
+    Off,
+    /// LUKS, with a key that this machine's TPM 2.0 gives to an unchanged boot.
+    Tpm2,
+}
+
+impl Encryption {
+    /// As the configuration has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Tpm2 => "tpm2",
+        }
     }
 }
 
@@ -82,6 +111,7 @@ pub fn appliance(name: &str, text: &str) -> Result<Appliance, ConfigError> {
         faults.push(Fault { origin, what, remedy });
     };
     found.machine.check(&mut complain);
+    found.install.check(&mut complain);
     found.update.check(&mut complain);
     found.debug.check(&mut complain);
     if faults.is_empty() { Ok(found) } else { Err(ConfigError { faults }) }
@@ -107,6 +137,15 @@ impl Machine {
                 "machine.hostname",
                 format!("machine.hostname = \"{}\" is no host name", shortened(name)),
                 "use letters, digits, - and . (RFC 1123), 64 at most".to_owned(),
+            );
+        }
+        let disk = &self.wal_disk;
+        let printable = disk.bytes().all(|byte| byte.is_ascii_graphic());
+        if disk.len() > 64 || !printable {
+            complain(
+                "machine.wal_disk",
+                format!("machine.wal_disk = \"{}\" names no disk", shortened(disk)),
+                "give the disk's serial number or WWN, without blanks".to_owned(),
             );
         }
     }
@@ -183,6 +222,14 @@ mod tests {
         ),
         ("[debug]\nauthorized_keys = [\"ssh-rsa AAAA\\nssh-rsa AAAA\"]", "f:2: debug.authorized"),
         ("machine = 1", "f:1: invalid type: integer `1`"),
+        (
+            "[machine]\nencrypt_data = \"yes\"",
+            "f:2: unknown variant `yes`, expected `off` or `tpm2`",
+        ),
+        (
+            "[machine]\nwal_disk = \"a b\"",
+            "f:2: machine.wal_disk = \"a b\" names no disk; give the",
+        ),
     ];
 
     #[test]
