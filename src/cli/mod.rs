@@ -79,11 +79,19 @@ pub enum Command {
     Update(appliance::update::Update),
     /// Wipe the data of an appliance at its next boot
     Reset(appliance::reset::Reset),
+    /// Gather what somebody who helps needs to know, encrypted to your key
+    SupportBundle(appliance::support_bundle::SupportBundle),
     /// Read a data folder from the disk itself, to find what rots
     Scrub(scrub::Scrub),
     /// Find, check and put in force the configuration of an appliance
     #[command(hide = true)]
     BootConfig(appliance::boot_config::BootConfig),
+    /// Put host name, links and time servers of an appliance in force
+    #[command(hide = true)]
+    BootNetwork(appliance::boot_network::BootNetwork),
+    /// Tell how well the clock of an appliance is set
+    #[command(hide = true)]
+    TimeState(appliance::time_state::AskTime),
     /// Say why the node of an appliance does not run
     #[command(hide = true)]
     Maintenance(appliance::maintenance::Maintenance),
@@ -162,8 +170,11 @@ pub fn run(
         Command::Status(status) => status.run(&mut output).map(|()| None),
         Command::Update(update) => update.run(&mut output).map(|()| None),
         Command::Reset(reset) => reset.run(&mut output).map(|()| None),
+        Command::SupportBundle(bundle) => bundle.run(&mut output).map(|()| None),
         Command::Scrub(scrub) => scrub.run(&mut output).map(|()| None),
         Command::BootConfig(boot) => boot.run(&sources, &mut output).map(|()| None),
+        Command::BootNetwork(boot) => boot.run(&sources, &mut output).map(|()| None),
+        Command::TimeState(ask) => ask.run(&mut output).map(|()| None),
         Command::Maintenance(it) => it.run(&mut output).map(|()| None),
         Command::HealthGate(gate) => gate.run(&mut output).map(|()| None),
         Command::Console(console) => console.run(&mut output).map(|()| None),

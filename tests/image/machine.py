@@ -74,6 +74,8 @@ class Machine:
         # Whether a restart of the guest goes on, or ends QEMU.
         self.reboots = False
         self.nvme_serial: str | None = None
+        # Where forwarded ports lead; empty: to the address that DHCP gives.
+        self.guest_address = ""
         self.rpc_port = self.metrics_port = 0
         self.process: subprocess.Popen[bytes] | None = None
         self.powered_at = 0.0
@@ -183,8 +185,8 @@ class Machine:
         if self.nvme_serial:
             drive = f"nvme,drive=disk,serial={self.nvme_serial},bootindex=1"
         forwards = (
-            f"hostfwd=tcp:127.0.0.1:{self.rpc_port}-:8545,"
-            f"hostfwd=tcp:127.0.0.1:{self.metrics_port}-:9545"
+            f"hostfwd=tcp:127.0.0.1:{self.rpc_port}-{self.guest_address}:8545,"
+            f"hostfwd=tcp:127.0.0.1:{self.metrics_port}-{self.guest_address}:9545"
         )
         command = [
             "qemu-system-x86_64", "-nodefaults", "-display", "none",

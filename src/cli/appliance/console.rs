@@ -116,6 +116,7 @@ fn page(facts: &Facts) -> Vec<Line> {
     row("peers", PLAIN, "none: this version has no peer-to-peer network");
     row("tune", PLAIN, &facts.tune);
     row("disk", PLAIN, &facts.disk);
+    row("time", if facts.time.is_good { PLAIN } else { YELLOW }, &facts.time.text);
     row("up", PLAIN, &facts.up);
     if let Some(refused) = &facts.refused_update {
         row("update", RED, refused);
@@ -181,7 +182,7 @@ fn drawn(lines: &[Line], is_first: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::appliance::console_facts::Chain;
+    use crate::cli::appliance::console_facts::{Chain, Clock};
 
     fn facts() -> Facts {
         Facts {
@@ -204,6 +205,7 @@ mod tests {
             errors: vec!["12:00 wal: slow\x1b[2J disk".to_owned()],
             tune: "no core isolated".to_owned(),
             disk: "3 of 10 GiB used".to_owned(),
+            time: Clock::default(),
             up: "1 h".to_owned(),
             is_debug: false,
         }

@@ -1,15 +1,20 @@
 //! The settings of a machine that boots the image, beside those of its node: in the same file,
 //! in sections of their own. A node that runs elsewhere checks them and does nothing with them.
 
+pub mod network;
+pub mod time;
+
 use crate::config::fault::{ConfigError, Fault, Origin, line_of, shortened};
-use serde::Deserialize;
+use network::Network;
+use serde::{Deserialize, de::DeserializeOwned};
+use time::Time;
 use toml_edit::Document;
 
 /// The commented defaults: appended to the node's manual.
-pub const MANUAL: &str = include_str!("appliance.toml");
+pub const MANUAL: &str = include_str!("../appliance.toml");
 
 /// Sections that are the appliance's, not the node's.
-pub const SECTIONS: &[&str] = &["machine"];
+pub const SECTIONS: &[&str] = &["machine", "network", "time"];
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -17,6 +22,16 @@ pub const SECTIONS: &[&str] = &["machine"];
 pub struct Appliance {
     /// `[machine]`
     pub machine: Machine,
+    /// `[network]`
+    pub network: Network,
+    /// `[time]`
+    pub time: Time,
+}
+
+/// One section by itself: what is wrong elsewhere in the file does not take it away.
+pub trait Section: DeserializeOwned + Default {
+    /// Says what is wrong with its values.
+    fn check(&self, complain: Complain<'_>);
 }
 
 /// `[machine]`
@@ -33,21 +48,37 @@ pub struct Machine {
 /// Where a value is of another type, unknown, or out of its range. A text that is no TOML is the
 /// node's layer to complain about, and gives the defaults here.
 pub fn appliance(name: &str, text: &str) -> Result<Appliance, ConfigError> {
+    section(name, text)
+}
+
+/// Reads one section of a configuration file, as a type whose fields are sections.
+///
+/// # Errors
+/// As for `appliance`.
+pub fn section<T: Section>(name: &str, text: &str) -> Result<T, ConfigError> {
     if Document::parse(text).is_err() {
-        return Ok(Appliance::default());
+        return Ok(T::default());
     }
-    let found: Appliance = toml_edit::de::from_str(text).map_err(|error| {
+    let found: T = toml_edit::de::from_str(text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start);
         let origin = Origin::File { name: name.to_owned(), line: line_of(text, at) };
         let remedy = "see `basalt config show --manual` for what can be set".to_owned();
         ConfigError { faults: vec![Fault { origin, what: shortened(error.message()), remedy }] }
     })?;
     let mut faults = Vec::new();
-    found.machine.check(&mut |key, what, remedy| {
+    found.check(&mut |key, what, remedy| {
         let origin = Origin::File { name: name.to_owned(), line: line_of_key(text, key) };
         faults.push(Fault { origin, what, remedy });
     });
     if faults.is_empty() { Ok(found) } else { Err(ConfigError { faults }) }
+}
+
+impl Section for Appliance {
+    fn check(&self, complain: Complain<'_>) {
+        self.machine.check(complain);
+        self.network.check(complain);
+        self.time.check(complain);
+    }
 }
 
 /// Takes a fault: where it stands (`section.key`, `section.list.INDEX.key`), what is wrong, what to
@@ -55,7 +86,8 @@ pub fn appliance(name: &str, text: &str) -> Result<Appliance, ConfigError> {
 pub type Complain<'a> = &'a mut dyn FnMut(&str, String, String);
 
 impl Machine {
-    fn check(&self, complain: Complain<'_>) {
+    /// Says what is wrong with the values.
+    pub fn check(&self, complain: Complain<'_>) {
         let label = |text: &str| {
             !text.is_empty()
                 && text.len() <= 63
@@ -76,7 +108,7 @@ impl Machine {
 }
 
 /// The line, from 1, where a key such as `network.links.0.address` stands.
-fn line_of_key(text: &str, key: &str) -> usize {
+pub fn line_of_key(text: &str, key: &str) -> usize {
     let Ok(document) = Document::parse(text) else { return 1 };
     let mut item = document.as_item();
     let mut at = 0;
