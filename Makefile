@@ -83,3 +83,4 @@ endef
 include systemd/units.mk
 include kernel-config/kernel.mk
 include image/image.mk
+include provisioning/provisioning.mk

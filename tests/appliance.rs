@@ -56,6 +56,10 @@ impl Boot {
             ("--kernel-arguments", "cmdline"),
             ("--firmware", "firmware"),
             ("--accept", "accept"),
+            ("--closed", "closed"),
+            ("--os-release", "os-release"),
+            ("--disk", "disk"),
+            ("--root", "root"),
         ] {
             command.arg(flag).arg(self.path(name));
         }
@@ -154,6 +158,18 @@ fn the_esp_comes_before_a_credential_before_a_kernel_argument() {
 }
 
 #[test]
+fn data_that_cannot_be_had_keeps_the_node_from_starting_elsewhere() {
+    let boot = Boot::new();
+    let state = "disk=/dev/vda\nvolatile=yes\nreason=no TPM opens it\n";
+    fs::create_dir(boot.path("disk")).unwrap();
+    boot.put("disk/state", state);
+    assert!(boot.in_force()["notes"].to_string().contains("in memory, until power-off: no TPM"));
+    boot.put("disk/state", &format!("{state}fault=/dev/vda6 stays closed\nremedy=give the key\n"));
+    let text = boot.refusal();
+    assert!(text.contains("/dev/vda: /dev/vda6 stays closed; give the key"), "{text}");
+}
+
+#[test]
 fn a_wrong_configuration_leaves_file_line_value_and_remedy_and_no_node() {
     let boot = Boot::new();
     boot.put("esp/loader/basalt/basalt.toml", "[rpc]\nbatch_max = 1\n");
@@ -210,8 +226,8 @@ fn a_configuration_by_url_needs_its_hash() {
     assert!(text.contains("without basalt.config_sha256="), "{text}");
     let text = wrong("basalt.config_url=http://127.0.0.1:1/ basalt.config_sha256=12");
     assert!(text.contains("is not 64 hexadecimal digits"), "{text}");
-    let text = wrong(&format!("basalt.config_url=https://a/ basalt.config_sha256={zeros}"));
-    assert!(text.contains("is no http:// URL"), "{text}");
+    let text = wrong(&format!("basalt.config_url=ftp://a/ basalt.config_sha256={zeros}"));
+    assert!(text.contains("is no http:// or https:// URL"), "{text}");
     let text =
         wrong(&format!("basalt.config_url=http://127.0.0.1:1/ basalt.config_sha256={zeros}"));
     assert!(text.contains("cannot be fetched in 1 s"), "{text}");
@@ -230,10 +246,58 @@ fn under_secure_boot_the_firmwares_tables_need_the_owners_word() {
     assert!(text.contains("credential basalt.config: Secure Boot is on"), "{text}");
     boot.put("accept", "");
     assert_eq!(boot.in_force()["source"], "credential basalt.config");
-    fs::remove_file(boot.path("accept")).unwrap();
+    fs::rename(boot.path("accept"), boot.path("closed")).unwrap();
+    assert!(boot.run().status.success(), "boot programs that read no tables leave the owner's");
+    fs::remove_file(boot.path("closed")).unwrap();
     boot.put("esp/loader/basalt/basalt.toml", "");
     let path = boot.path("esp/loader/basalt/basalt.toml").display().to_string();
     assert_eq!(boot.in_force()["source"], path, "the ESP is the owner's");
+}
+
+#[test]
+fn only_the_debug_image_takes_keys_of_people() {
+    let boot = Boot::new();
+    let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGr5 me@desk";
+    boot.put("esp/loader/basalt/basalt.toml", &format!("[debug]\nauthorized_keys = [\"{key}\"]\n"));
+    boot.put("os-release", "ID=debian\nIMAGE_ID=basalt\n");
+    let text = boot.refusal();
+    assert!(
+        text.contains("basalt.toml:2: debug.authorized_keys has keys, but this is the"),
+        "{text}"
+    );
+    assert!(!boot.path("run/authorized_keys").exists());
+    boot.put("os-release", "ID=debian\nIMAGE_ID=basalt-debug\nVARIANT_ID=debug\n");
+    assert_eq!(boot.in_force()["open_tcp_ports"][0], 22);
+    assert_eq!(fs::read_to_string(boot.path("run/authorized_keys")).unwrap(), format!("{key}\n"));
+    boot.put("esp/loader/basalt/basalt.toml", "");
+    assert_eq!(boot.in_force()["open_tcp_ports"].as_array().unwrap().len(), 0);
+    assert!(!boot.path("run/authorized_keys").exists(), "a key that was taken out is gone");
+}
+
+#[test]
+fn a_stick_without_data_installs_and_starts_no_node() {
+    let boot = Boot::new();
+    for (path, text) in [
+        ("root/sys/block/sda/removable", "1\n"),
+        ("root/run/basalt-disk/state", "disk=/dev/sda\nvolatile=yes\n"),
+    ] {
+        fs::create_dir_all(boot.path(path).parent().unwrap()).unwrap();
+        boot.put(path, text);
+    }
+    // The address is one of the machine to come.
+    let text = "[rpc]\naddress = \"192.0.2.7:8545\"\n[install]\ndisk = \"S1\"\nthen = \"stay\"\n";
+    boot.put("esp/loader/basalt/basalt.toml", text);
+    let output = boot.run();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!boot.path("run/basalt.toml").exists(), "a node could start");
+    let left = fs::read(boot.path("run/install.json")).unwrap();
+    let left: Value = serde_json::from_slice(&left).unwrap();
+    assert_eq!((&left["disk"], &left["then"]), (&"S1".into(), &"stay".into()));
+    boot.put("esp/loader/basalt/basalt.toml", "[install]\ndisk = \"/dev/sda\"\n");
+    assert!(boot.refusal().contains("basalt.toml:2: install.disk = \"/dev/sda\" is another disk"));
+    assert!(!boot.path("run/install.json").exists(), "an installation could start");
+    boot.put("esp/loader/basalt/basalt.toml", "[install]\nrun_from_usb = true\n");
+    assert_eq!(boot.in_force()["role"], "single sequencer with development accounts");
 }
 
 #[test]

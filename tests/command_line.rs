@@ -76,6 +76,7 @@ fn every_subcommand_has_examples() {
         &["update", "apply", "--help"],
         &["scrub", "--help"],
         &["boot-config", "--help"],
+        &["kernel-arguments", "--help"],
         &["maintenance", "--help"],
         &["console", "--help"],
         &["health-gate", "--help"],

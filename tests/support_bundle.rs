@@ -232,6 +232,39 @@ fn without_a_recipient_nothing_is_made() {
 }
 
 #[test]
+fn a_request_on_the_boot_partition_leaves_a_bundle_there() {
+    let machine = Machine::new();
+    let folder = machine.path("esp/loader/basalt");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("support-1.tar.zst.age"), "an earlier one").unwrap();
+    let (identity, recipient) = age_key();
+    let ask = |recipient: &str| {
+        let text = format!("support_bundle = \"{recipient}\"\n");
+        fs::write(folder.join("request.toml"), text).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_basalt"));
+        command.arg("request").arg("--esp").arg(machine.path("esp"));
+        command.arg("--root").arg(machine.path("root")).arg("--told").arg(machine.path("told"));
+        command.arg("--systemctl").arg("/bin/false");
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        fs::read_to_string(folder.join("request.done.toml")).unwrap()
+    };
+    let told = ask(&recipient);
+    assert!(told.contains("result = \"done\"") && told.contains("could not be had"), "{told}");
+    let names = || {
+        let entries = fs::read_dir(&folder).unwrap();
+        let names = entries.map(|it| it.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("support-")).collect::<Vec<_>>()
+    };
+    let found = names();
+    assert!(found.len() == 1 && found[0] != "support-1.tar.zst.age", "{found:?}");
+    let sealed = fs::read(folder.join(&found[0])).unwrap();
+    assert!(unpacked(&opened(&sealed, &identity)).contains_key("index.json"));
+    assert!(ask("nobody.asc").contains("result = \"refused\""));
+    assert_eq!(names(), found, "a refused request takes nothing away");
+}
+
+#[test]
 fn a_large_journal_loses_its_oldest_lines() {
     let machine = Machine::new();
     machine.program("journalctl", "head -c 1500000 /dev/urandom | base64 -w 100; echo the newest");

@@ -77,12 +77,17 @@ pub enum Command {
     /// Bring an appliance to a newer version, or back to the one before
     #[command(subcommand)]
     Update(appliance::update::Update),
+    /// Put a running image on a disk of this machine
+    Install(appliance::install::Install),
     /// Wipe the data of an appliance at its next boot
     Reset(appliance::reset::Reset),
     /// Gather what somebody who helps needs to know, encrypted to your key
     SupportBundle(appliance::support_bundle::SupportBundle),
     /// Read a data folder from the disk itself, to find what rots
     Scrub(scrub::Scrub),
+    /// Tell the initrd of an appliance what its configuration says about disks
+    #[command(hide = true)]
+    MachineSettings(appliance::machine_settings::MachineSettings),
     /// Find, check and put in force the configuration of an appliance
     #[command(hide = true)]
     BootConfig(appliance::boot_config::BootConfig),
@@ -92,6 +97,12 @@ pub enum Command {
     /// Tell how well the clock of an appliance is set
     #[command(hide = true)]
     TimeState(appliance::time_state::AskTime),
+    /// Carry out what the operator of an appliance asks for on its boot partition
+    #[command(hide = true)]
+    Request(Box<appliance::request::Request>),
+    /// Bring the plan's kernel arguments into force on an appliance
+    #[command(hide = true)]
+    KernelArguments(appliance::kernel_arguments::KernelArguments),
     /// Say why the node of an appliance does not run
     #[command(hide = true)]
     Maintenance(appliance::maintenance::Maintenance),
@@ -169,12 +180,16 @@ pub fn run(
         Command::Config(config) => config.run(sources, &mut output).map(|()| None),
         Command::Status(status) => status.run(&mut output).map(|()| None),
         Command::Update(update) => update.run(&mut output).map(|()| None),
+        Command::Install(install) => install.run(&mut output).map(|()| None),
         Command::Reset(reset) => reset.run(&mut output).map(|()| None),
         Command::SupportBundle(bundle) => bundle.run(&mut output).map(|()| None),
         Command::Scrub(scrub) => scrub.run(&mut output).map(|()| None),
+        Command::MachineSettings(settings) => settings.run(&mut output).map(|()| None),
         Command::BootConfig(boot) => boot.run(&sources, &mut output).map(|()| None),
         Command::BootNetwork(boot) => boot.run(&sources, &mut output).map(|()| None),
         Command::TimeState(ask) => ask.run(&mut output).map(|()| None),
+        Command::Request(request) => request.run(&mut output).map(|()| None),
+        Command::KernelArguments(it) => it.run(sources, &mut output).map(|()| None),
         Command::Maintenance(it) => it.run(&mut output).map(|()| None),
         Command::HealthGate(gate) => gate.run(&mut output).map(|()| None),
         Command::Console(console) => console.run(&mut output).map(|()| None),

@@ -5,7 +5,7 @@ use crate::cli::appliance::in_force;
 use crate::cli::{EXIT_DONE, EXIT_FAILED, Kind, Start, data::DataDirectory, dev, log, preflight};
 use crate::config::schema::Chain;
 use crate::crypto::derive::Accounts;
-use crate::node::{Node, NodeError, Settings, Watch};
+use crate::node::{Node, NodeError, Settings, Watch, format};
 use crate::topology::{
     hardware::Machine,
     plan::{Wants, plan},
@@ -23,8 +23,9 @@ const ACCOUNTS_SHOWN_MAX: usize = 10;
 
 /// Runs the node to its end and gives the exit code.
 pub fn run(start: Start) -> u8 {
-    let failure = failure_file();
-    match run_node(start, failure.as_deref()) {
+    let runtime = runtime_directory();
+    let failure = runtime.as_ref().map(|folder| folder.join(in_force::FAILURE));
+    match run_node(start, runtime.as_deref()) {
         Ok(()) => EXIT_DONE,
         Err(error) => {
             eprintln!("error: {error}");
@@ -38,14 +39,14 @@ pub fn run(start: Start) -> u8 {
     }
 }
 
-/// Where a service leaves the reason of its end, for `maintenance` and `console` to show.
-fn failure_file() -> Option<PathBuf> {
+/// Where a service leaves the reason of its end, and serves its numbers: for `maintenance`, `console`
+/// and the health gate.
+fn runtime_directory() -> Option<PathBuf> {
     let folders = std::env::var_os("RUNTIME_DIRECTORY")?;
-    let first = std::env::split_paths(&folders).next()?;
-    Some(first.join(in_force::FAILURE))
+    std::env::split_paths(&folders).next()
 }
 
-fn run_node(start: Start, failure: Option<&Path>) -> Result<(), NodeError> {
+fn run_node(start: Start, runtime: Option<&Path>) -> Result<(), NodeError> {
     let Start { kind, effective, fresh } = start;
     preflight::check(&effective)?;
     let config = effective.config;
@@ -54,6 +55,7 @@ fn run_node(start: Start, failure: Option<&Path>) -> Result<(), NodeError> {
         tracing::warn!("{warning}");
     }
     let held = DataDirectory::open(&config.data_directory, fresh).map_err(NodeError::of)?;
+    format::claim(&held.path)?;
     let machine = Machine::read().map_err(NodeError::of)?;
     let plan = plan(&machine, &Wants::from(&config.topology));
     for note in &plan.notes {
@@ -66,13 +68,17 @@ fn run_node(start: Start, failure: Option<&Path>) -> Result<(), NodeError> {
             tell(block);
         }
     });
-    let settings = Settings { config, folder: held.path.clone(), plan, watch };
+    let metrics_socket = runtime.map(|folder| folder.join(in_force::METRICS));
+    let metrics_more = runtime.and_then(|folder| Some(folder.parent()?.join(in_force::UPDATES)));
+    let folder = held.path.clone();
+    let settings = Settings { config, folder, plan, watch, metrics_socket, metrics_more };
     let Some(node) = Node::start(settings)? else {
         tracing::info!("ended by a signal before the start was complete; nothing is lost");
         return Ok(());
     };
-    if let Some(path) = failure {
-        in_force::remove(path).map_err(NodeError)?; // What was wrong before is mended.
+    if let Some(folder) = runtime {
+        // What was wrong before is mended.
+        in_force::remove(&folder.join(in_force::FAILURE)).map_err(NodeError)?;
     }
     let addresses = (node.rpc_address(), node.metrics_address());
     let banner = dev::banner(addresses.0, addresses.1, node.chain_id(), &accounts, total);

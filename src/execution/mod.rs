@@ -28,6 +28,7 @@ pub mod fees;
 pub mod system;
 pub mod block;
 pub mod serial;
+pub mod transfer;
 pub mod worker;
 pub mod simulate;
 pub mod stage;
@@ -36,3 +37,5 @@ pub mod stage;
 mod testing;
 #[cfg(test)]
 mod laws;
+#[cfg(test)]
+mod equal;

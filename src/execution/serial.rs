@@ -9,8 +9,9 @@ use crate::execution::{
 use crate::types::{
     diff::Diff,
     limits::{MINI_BLOCK_TRANSACTION_BYTES_MAX, MINI_BLOCKS_PER_BLOCK_MAX, TXS_PER_MINI_BLOCK_MAX},
+    mini_block::BlockEnvironment,
     receipt::Receipt,
-    transaction::SharedTransaction,
+    transaction::{RecoveredTransaction, SharedTransaction},
 };
 
 /// Gas between two looks at the clock: a few transfers, or one small contract call.
@@ -63,36 +64,55 @@ impl Engine for Serial {
         transactions: Vec<SharedTransaction>,
         is_late: &mut dyn FnMut() -> bool,
     ) -> Result<Outcome, EngineError> {
-        let mut run = Run { outcome: Outcome::default(), bytes: 0 };
-        if block.mini_blocks >= MINI_BLOCKS_PER_BLOCK_MAX {
-            run.outcome.left_over = transactions;
-            return Ok(run.outcome);
-        }
-        run.outcome.transactions.reserve(transactions.len());
-        run.outcome.receipts.reserve(transactions.len());
-        let mut looked_at_gas = 0;
-        let mut waiting = transactions.into_iter();
-        for transaction in waiting.by_ref() {
-            if run.outcome.gas_used - looked_at_gas >= GAS_BETWEEN_LOOKS {
-                looked_at_gas = run.outcome.gas_used;
-                if is_late() {
-                    run.outcome.left_over.push(transaction);
-                    break;
-                }
-            }
-            if run.outcome.transactions.len() == TXS_PER_MINI_BLOCK_MAX {
+        execute(&mut self.evm, block, transactions, is_late, &mut |evm, _, it| evm.transact(it))
+    }
+}
+
+/// Executes one transaction of a block and commits what it did.
+pub(super) type Transact<'a> = &'a mut dyn FnMut(
+    &mut Evm,
+    &BlockEnvironment,
+    &RecoveredTransaction,
+) -> Result<Executed, TransactError>;
+
+/// Executes `transactions` in order by `transact`, within all limits: what every engine does
+/// whose transactions come one after another.
+pub(super) fn execute(
+    evm: &mut Evm,
+    block: &mut OpenBlock,
+    transactions: Vec<SharedTransaction>,
+    is_late: &mut dyn FnMut() -> bool,
+    transact: Transact<'_>,
+) -> Result<Outcome, EngineError> {
+    let mut run = Run { outcome: Outcome::default(), bytes: 0 };
+    if block.mini_blocks >= MINI_BLOCKS_PER_BLOCK_MAX {
+        run.outcome.left_over = transactions;
+        return Ok(run.outcome);
+    }
+    run.outcome.transactions.reserve(transactions.len());
+    run.outcome.receipts.reserve(transactions.len());
+    let mut looked_at_gas = 0;
+    let mut waiting = transactions.into_iter();
+    for transaction in waiting.by_ref() {
+        if run.outcome.gas_used - looked_at_gas >= GAS_BETWEEN_LOOKS {
+            looked_at_gas = run.outcome.gas_used;
+            if is_late() {
                 run.outcome.left_over.push(transaction);
                 break;
             }
-            run.one(&mut self.evm, block, transaction)?;
         }
-        run.outcome.left_over.extend(waiting);
-        if !run.outcome.transactions.is_empty() {
-            run.outcome.diff = self.evm.store().take_diff();
-            block.mini_blocks += 1;
+        if run.outcome.transactions.len() == TXS_PER_MINI_BLOCK_MAX {
+            run.outcome.left_over.push(transaction);
+            break;
         }
-        Ok(run.outcome)
+        run.one(evm, block, transaction, transact)?;
     }
+    run.outcome.left_over.extend(waiting);
+    if !run.outcome.transactions.is_empty() {
+        run.outcome.diff = evm.store().take_diff();
+        block.mini_blocks += 1;
+    }
+    Ok(run.outcome)
 }
 
 struct Run {
@@ -107,6 +127,7 @@ impl Run {
         evm: &mut Evm,
         block: &mut OpenBlock,
         transaction: SharedTransaction,
+        transact: Transact<'_>,
     ) -> Result<(), EngineError> {
         let bytes = transaction.block_bytes();
         if transaction.gas_limit() > block.environment.gas_limit {
@@ -120,7 +141,7 @@ impl Run {
             self.outcome.left_over.push(transaction);
             return Ok(());
         }
-        match evm.transact(&transaction) {
+        match transact(evm, &block.environment, &transaction) {
             Ok(executed) => {
                 self.bytes += bytes;
                 self.take(evm, block, transaction, executed)

@@ -42,6 +42,7 @@ pub struct ExecutionMetrics {
     stage: StageMetrics,
     gas: Counter,
     transactions: Counter,
+    direct: Counter,
     left_over: Counter,
     dropped: Counter,
 }
@@ -64,11 +65,14 @@ impl ExecutionMetrics {
             stage,
             gas: Counter::default(),
             transactions: Counter::default(),
+            direct: Counter::default(),
             left_over: Counter::default(),
             dropped: Counter::default(),
         };
         metrics.register("execution_gas", "Gas used by transactions.", &own.gas);
         metrics.register("execution_transactions", "Transactions executed.", &own.transactions);
+        let help = "Plain transfers among them, done without the EVM.";
+        metrics.register("execution_direct", help, &own.direct);
         let help = "Transactions given back for another cut.";
         metrics.register("execution_left_over", help, &own.left_over);
         metrics.register("execution_dropped", "Transactions found invalid.", &own.dropped);
@@ -79,6 +83,7 @@ impl ExecutionMetrics {
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         self.gas.inc_by(done.gas_used);
         self.transactions.inc_by(count(done.transactions));
+        self.direct.inc_by(done.direct);
         self.left_over.inc_by(count(done.credit.left_over.len()));
         self.dropped.inc_by(count(done.credit.dropped.len()));
     }

@@ -161,6 +161,31 @@ impl Store {
         Ok(hot.account.is_some_and(|account| account.code_hash != KECCAK256_EMPTY))
     }
 
+    /// The account as it is now, `None` where there is none.
+    ///
+    /// # Errors
+    /// Where the view cannot be read.
+    pub(super) fn account(&mut self, address: Address) -> Result<Option<Account>, ReadError> {
+        Ok(self.cache.get(&self.below, address)?.account)
+    }
+
+    /// Sets nonce and balance of an account that is not empty; its code and storage stay.
+    ///
+    /// # Errors
+    /// Where the view cannot be read.
+    pub(super) fn put_account(
+        &mut self,
+        address: Address,
+        account: Account,
+    ) -> Result<(), ReadError> {
+        let hot = self.cache.get(&self.below, address)?;
+        if hot.account != Some(account) {
+            note(&mut self.changes, address, hot);
+            hot.account = Some(account);
+        }
+        Ok(())
+    }
+
     /// Takes over what one transaction did to one account.
     ///
     /// # Errors
@@ -187,13 +212,7 @@ impl Store {
                 self.fresh_codes.insert(account.code_hash, code.clone());
             }
         }
-        let at = *hot.change.get_or_insert(self.changes.len());
-        if at == self.changes.len() {
-            let before = hot.account;
-            self.changes
-                .push((address, Change { before, wiped: false, slots_before: Map::default() }));
-        }
-        let change = &mut self.changes[at].1;
+        let change = note(&mut self.changes, address, hot);
         if gone || new.is_created() {
             hot.slots.clear();
             hot.storage_void = true;
@@ -258,6 +277,20 @@ impl Store {
         self.code_bytes += code.len();
         self.codes.insert(hash, code);
     }
+}
+
+/// The account's change since the last `take_diff`, begun where there is none.
+fn note<'a>(
+    changes: &'a mut Vec<(Address, Change)>,
+    address: Address,
+    hot: &mut Hot,
+) -> &'a mut Change {
+    let at = *hot.change.get_or_insert(changes.len());
+    if at == changes.len() {
+        let slots_before = Map::default();
+        changes.push((address, Change { before: hot.account, wiped: false, slots_before }));
+    }
+    &mut changes[at].1
 }
 
 impl Cache {

@@ -5,9 +5,10 @@ use crate::execution::{
     evm::{EngineError, Evm, Rules},
     fees::{FeeRules, ParentBlock, environment_after, next_base_fee},
     hashes::{BlockHashes, NextHash},
-    serial::{Engine as _, Outcome, Serial},
+    serial::{Engine as _, Outcome},
     store::{CacheLimits, Store},
     system,
+    transfer::Direct,
 };
 use crate::types::{
     block::BlockClose,
@@ -56,13 +57,15 @@ pub struct Done {
     pub credit: Credit,
     /// Transactions executed.
     pub transactions: usize,
+    /// Of them, plain transfers that no EVM saw.
+    pub direct: u64,
     /// Gas that they used.
     pub gas_used: u64,
 }
 
 /// Executes cuts one after another.
 pub struct Worker {
-    engine: Serial,
+    engine: Direct,
     fees: FeeRules,
     parent: ParentBlock,
     open: Option<OpenBlock>,
@@ -87,7 +90,7 @@ impl Worker {
         if let Some(open) = &open {
             system::resume(&mut evm, open)?;
         }
-        Ok(Self { engine: Serial { evm }, fees: config.fees, parent, open, last_mini_block })
+        Ok(Self { engine: Direct::new(evm), fees: config.fees, parent, open, last_mini_block })
     }
 
     /// The state under it, for hashes and snapshots that arrive between cuts.
@@ -110,10 +113,12 @@ impl Worker {
             Some(block) => block,
             None => self.open_block(cut.block_timestamp)?,
         };
+        let taken_before = self.engine.taken;
         let outcome = self.engine.execute(&mut block, cut.transactions, is_late)?;
         let mut done = Done {
             credit: Credit { block_full: block.is_full(), ..Credit::default() },
             transactions: outcome.transactions.len(),
+            direct: self.engine.taken - taken_before,
             gas_used: outcome.gas_used,
         };
         let Outcome { transactions, receipts, gas_used, diff, left_over, dropped } = outcome;

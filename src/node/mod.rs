@@ -7,6 +7,7 @@
 //! process at once: the log has all that anybody was told.
 
 pub mod keys;
+pub mod format;
 pub mod genesis;
 pub mod recover;
 pub mod shutdown;
@@ -51,6 +52,10 @@ pub struct Settings {
     pub plan: Plan,
     /// Told of blocks.
     pub watch: Watch,
+    /// A socket in the file system where metrics are served, beside the configured port.
+    pub metrics_socket: Option<PathBuf>,
+    /// A file that adds to the metrics.
+    pub metrics_more: Option<PathBuf>,
 }
 
 /// Why a node does not start, or ends badly. The text says what to do.

@@ -401,7 +401,8 @@ mod tests {
         };
         let config = effective(&sources).unwrap().config;
         let plan = plan(&Machine::read().unwrap(), &Wants::from(&config.topology));
-        Settings { config, folder: folder.to_owned(), plan, watch: Arc::new(|_| {}) }
+        let (folder, watch) = (folder.to_owned(), Arc::new(|_: &_| {}));
+        Settings { config, folder, plan, watch, metrics_socket: None, metrics_more: None }
     }
 
     fn recovered(settings: &Settings) -> Result<Recovered, NodeError> {

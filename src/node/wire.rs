@@ -252,6 +252,8 @@ fn serve(
         settings: rpc::Settings {
             address: limits.address,
             metrics_address: config.metrics,
+            metrics_socket: settings.metrics_socket.clone(),
+            metrics_more: settings.metrics_more.clone(),
             seats: settings.plan.seats(Stage::Rpc).collect(),
             request_bytes_max: capped(limits.request_bytes_max),
             response_bytes_max: capped(limits.response_bytes_max),

@@ -6,9 +6,9 @@ use crate::types::ids::TimestampUs;
 use prometheus_client::metrics::{
     counter::Counter, family::Family, gauge::Gauge, histogram::Histogram,
 };
-use std::{io, sync::Arc, time::Duration};
+use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Duration};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::Semaphore,
     time::timeout,
 };
@@ -20,6 +20,10 @@ const BUCKETS: [f64; 14] =
     [1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.25, 1.0, 10.0];
 /// Bytes of a request's head at most.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
+/// Bytes that a file adds to the page at most.
+const MORE_BYTES_MAX: u64 = 16 * 1024;
+/// The page's last line.
+const END: &str = "# EOF\n";
 /// How long a reader may take for its request or for reading the answer.
 const READER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Readers at a time.
@@ -123,20 +127,96 @@ impl RpcMetrics {
     }
 }
 
-/// Answers `GET /metrics` and `GET /health`, one request a connection.
-pub(crate) async fn serve(listener: TcpListener, metrics: Arc<Metrics>, api: Arc<Api>) {
-    let room = Arc::new(Semaphore::new(READERS_MAX));
-    loop {
-        let (stream, permit) =
-            match (listener.accept().await, Arc::clone(&room).try_acquire_owned()) {
-                (Ok((stream, _)), Ok(permit)) => (stream, permit),
-                (Ok(_), Err(_)) => continue,
-                (Err(error), _) => {
-                    tracing::warn!(%error, "a reader of metrics could not connect");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
+/// Where readers come in.
+pub(crate) enum Door {
+    /// From the network.
+    Port(TcpListener),
+    /// On this machine alone: there even where no port is open.
+    Socket(UnixListener),
+}
+
+impl Door {
+    async fn accept(&self) -> io::Result<Reader> {
+        match self {
+            Self::Port(listener) => Ok(Reader::Port(listener.accept().await?.0)),
+            Self::Socket(listener) => Ok(Reader::Socket(listener.accept().await?.0)),
+        }
+    }
+}
+
+/// A socket at a path, for our user and group; one that an earlier process left is replaced.
+///
+/// # Errors
+/// Where the system refuses.
+pub(crate) fn bind(path: &Path) -> io::Result<Door> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
+    Ok(Door::Socket(listener))
+}
+
+/// Who came in.
+enum Reader {
+    Port(TcpStream),
+    Socket(UnixStream),
+}
+
+impl Reader {
+    async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let read = match self {
+                Self::Port(stream) => {
+                    stream.readable().await?;
+                    stream.try_read(buffer)
+                }
+                Self::Socket(stream) => {
+                    stream.readable().await?;
+                    stream.try_read(buffer)
                 }
             };
+            match read {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return done,
+            }
+        }
+    }
+
+    async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            let written = match self {
+                Self::Port(stream) => {
+                    stream.writable().await?;
+                    stream.try_write(bytes)
+                }
+                Self::Socket(stream) => {
+                    stream.writable().await?;
+                    stream.try_write(bytes)
+                }
+            };
+            match written {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return done,
+            }
+        }
+    }
+}
+
+/// Answers `GET /metrics` and `GET /health`, one request a connection.
+pub(crate) async fn serve(door: Door, metrics: Arc<Metrics>, api: Arc<Api>) {
+    let room = Arc::new(Semaphore::new(READERS_MAX));
+    loop {
+        let (stream, permit) = match (door.accept().await, Arc::clone(&room).try_acquire_owned()) {
+            (Ok(stream), Ok(permit)) => (stream, permit),
+            (Ok(_), Err(_)) => continue,
+            (Err(error), _) => {
+                tracing::warn!(%error, "a reader of metrics could not connect");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
         let (metrics, api) = (Arc::clone(&metrics), Arc::clone(&api));
         tokio::spawn(async move {
             let served = timeout(READER_TIMEOUT, answer(&stream, &metrics, &api)).await;
@@ -148,7 +228,7 @@ pub(crate) async fn serve(listener: TcpListener, metrics: Arc<Metrics>, api: Arc
     }
 }
 
-async fn answer(stream: &TcpStream, metrics: &Metrics, api: &Api) -> io::Result<()> {
+async fn answer(stream: &Reader, metrics: &Metrics, api: &Api) -> io::Result<()> {
     let head = read_head(stream).await?;
     let path =
         head.strip_prefix(b"GET ".as_slice()).and_then(|rest| rest.split(|b| *b == b' ').next());
@@ -156,7 +236,7 @@ async fn answer(stream: &TcpStream, metrics: &Metrics, api: &Api) -> io::Result<
         Some(b"/metrics") => {
             api.metrics.look(api.clock.now_us(), api.backend.pool.pending_count());
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            ("200 OK", kind, metrics.render())
+            ("200 OK", kind, with_more(metrics.render(), api.settings.metrics_more.as_deref()))
         }
         Some(b"/health") => {
             let heads = api.backend.chain.heads();
@@ -180,32 +260,34 @@ async fn answer(stream: &TcpStream, metrics: &Metrics, api: &Api) -> io::Result<
     write_all(stream, body.as_bytes()).await
 }
 
-async fn read_head(stream: &TcpStream) -> io::Result<Vec<u8>> {
+/// The page with what a file adds to it, which ends before the page's end mark.
+fn with_more(mut page: String, more: Option<&Path>) -> String {
+    let file = more.and_then(|path| fs::File::open(path).ok());
+    let text = file.map(|file| io::read_to_string(io::Read::take(file, MORE_BYTES_MAX)));
+    if let Some(Ok(text)) = text {
+        let end = page.rfind(END).unwrap_or(page.len());
+        page.insert_str(end, text.trim_end_matches(END));
+    }
+    page
+}
+
+async fn read_head(stream: &Reader) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
     let mut buffer = [0; 1024];
     while !head.windows(4).any(|end| end == b"\r\n\r\n") {
-        stream.readable().await?;
-        match stream.try_read(&mut buffer) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(read) if head.len() + read <= HEAD_BYTES_MAX => {
-                head.extend_from_slice(&buffer[..read]);
-            }
-            Ok(_) => return Err(io::ErrorKind::InvalidData.into()),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
+        match stream.read(&mut buffer).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            read if head.len() + read <= HEAD_BYTES_MAX => head.extend_from_slice(&buffer[..read]),
+            _ => return Err(io::ErrorKind::InvalidData.into()),
         }
     }
     Ok(head)
 }
 
-async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+async fn write_all(stream: &Reader, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
-        stream.writable().await?;
-        match stream.try_write(bytes) {
-            Ok(written) => bytes = &bytes[written..],
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
+        let written = stream.write(bytes).await?;
+        bytes = &bytes[written..];
     }
     Ok(())
 }

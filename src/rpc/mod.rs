@@ -41,7 +41,7 @@ use crate::types::{
     ids::BlockNumber,
     view::{ChainReader, PoolReader, ProofSource, Simulator},
 };
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 /// What requests are answered from.
 #[derive(Clone)]
@@ -93,6 +93,10 @@ pub struct Settings {
     pub address: SocketAddr,
     /// Address of the metrics; `None`: not served.
     pub metrics_address: Option<SocketAddr>,
+    /// A socket in the file system that serves the same; `None`: none.
+    pub metrics_socket: Option<PathBuf>,
+    /// A file with more metrics in OpenMetrics' form, by others on this machine; `None`: none.
+    pub metrics_more: Option<PathBuf>,
     /// Threads' places; empty: one thread without a place.
     pub seats: Vec<Seat>,
     /// Bytes of a request at most.
@@ -130,6 +134,8 @@ impl Default for Settings {
         Self {
             address: SocketAddr::from(([127, 0, 0, 1], 8545)),
             metrics_address: None,
+            metrics_socket: None,
+            metrics_more: None,
             seats: Vec::new(),
             request_bytes_max: 5 * 1024 * 1024,
             response_bytes_max: 160 * 1024 * 1024,

@@ -26,6 +26,7 @@ use jsonrpsee::{core::traits::IdProvider, types::SubscriptionId};
 use std::{
     io,
     net::{SocketAddr, TcpListener},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -86,6 +87,14 @@ pub enum StartError {
         address: SocketAddr,
         /// The flag that sets it.
         flag: &'static str,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The system refuses the socket in the file system.
+    #[error("metrics cannot be served at {}: {source}", path.display())]
+    Socket {
+        /// Where.
+        path: PathBuf,
         /// What the system says.
         source: io::Error,
     },
@@ -185,9 +194,14 @@ pub fn start(parts: Parts) -> Result<RunningServer, StartError> {
     });
     let chain = Arc::clone(&api.backend.chain);
     runtime.spawn(events.serve_waiters(waiters, chain));
+    if let Some(path) = &settings.metrics_socket {
+        let socket = metrics::bind(path)
+            .map_err(|source| StartError::Socket { path: path.clone(), source })?;
+        runtime.spawn(metrics::serve(socket, Arc::clone(&metrics), Arc::clone(&api)));
+    }
     if let Some(socket) = metrics_listener {
         let socket = tokio::net::TcpListener::from_std(socket).map_err(failed)?;
-        runtime.spawn(metrics::serve(socket, metrics, Arc::clone(&api)));
+        runtime.spawn(metrics::serve(metrics::Door::Port(socket), metrics, Arc::clone(&api)));
     }
 
     let mut module = RpcModule::from_arc(Arc::clone(&api));

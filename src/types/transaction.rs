@@ -54,6 +54,14 @@ impl RecoveredTransaction {
             .saturating_add(self.envelope.value())
     }
 
+    /// As `cost`, `None` where the fee has more than 128 bits or all of it more than 256: the EVM
+    /// refuses both.
+    pub fn checked_cost(&self) -> Option<U256> {
+        let fee = u128::from(self.envelope.gas_limit());
+        let fee = fee.checked_mul(self.envelope.max_fee_per_gas())?;
+        U256::from(fee).checked_add(self.envelope.value())
+    }
+
     /// Memory that it takes, bytes, near enough for limits: input and raw bytes are two copies.
     pub fn memory_bytes(&self) -> usize {
         let authorities = self.authorities.len() * size_of::<Option<Address>>();

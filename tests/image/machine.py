@@ -58,25 +58,37 @@ def free_port() -> int:
 class Machine:
     """A server with one disk, two cores and a serial line that is written to a file."""
 
-    def __init__(self, folder: Path, image: Path, disk_bytes: int = 4 << 30):
+    def __init__(self, folder: Path, image: Path | None, disk_bytes: int = 4 << 30):
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.disk = folder / "disk.raw"
         self.serial = folder / "serial.log"
         self.variables = folder / "firmware.fd"
-        subprocess.run(
-            ["cp", "--sparse=always", "--reflink=auto", image, self.disk], check=True
-        )
+        if image is None:
+            self.disk.touch()
+        else:
+            subprocess.run(
+                ["cp", "--sparse=always", "--reflink=auto", image, self.disk], check=True
+            )
         self.enlarge(disk_bytes)
         shutil.copy(TOOLS / "usr/share/OVMF/OVMF_VARS_4M.fd", self.variables)
         self.memory_mib = 1024
+        self.cores = 2
         self.extra: list[str] = []
         # Whether a restart of the guest goes on, or ends QEMU.
         self.reboots = False
+        # Whether the guest reaches nobody, or the machine that it is emulated on as 10.0.2.2.
+        self.restricted = True
         self.nvme_serial: str | None = None
         # Where forwarded ports lead; empty: to the address that DHCP gives.
         self.guest_address = ""
-        self.rpc_port = self.metrics_port = 0
+        # The disk is a USB stick.
+        self.is_stick = False
+        # Firmware that enforces Secure Boot once keys are enrolled; it starts in setup mode.
+        self.secure_boot = False
+        self.rpc_port = self.metrics_port = self.ssh_port = 0
+        # The folder of an emulated TPM 2.0: who has it, has the TPM.
+        self.tpm: Path | None = None
         self.process: subprocess.Popen[bytes] | None = None
         self.powered_at = 0.0
 
@@ -106,20 +118,38 @@ class Machine:
             raise LookupError(f"{len(found)} partitions are named {name!r}: {self.partitions()}")
         return found[0]
 
-    def put_on_esp(self, path: str, text: str) -> None:
+    def put_on_esp(self, path: str, content: str | bytes) -> None:
         """Writes a file to the EFI system partition, as an operator does after flashing."""
         source = self.folder / "to-esp"
-        source.write_text(text)
+        source.write_bytes(content.encode() if isinstance(content, str) else content)
         volume = f"{self.disk}@@{self.partition('esp')['start']}"
         parts = Path(path).parts
         for depth in range(1, len(parts)):
             tool("mmd", "-D", "s", "-i", volume, "::" + "/".join(parts[:depth]), check=False)
         tool("mcopy", "-o", "-i", volume, str(source), f"::{path}")
 
+    def from_esp(self, path: str) -> bytes:
+        """Reads a file of the EFI system partition."""
+        target = self.folder / "from-esp"
+        target.unlink(missing_ok=True)
+        volume = f"{self.disk}@@{self.partition('esp')['start']}"
+        tool("mcopy", "-n", "-i", volume, f"::{path}", str(target))
+        return target.read_bytes()
+
+    def remove_from_esp(self, path: str) -> None:
+        """Removes a file from the EFI system partition."""
+        volume = f"{self.disk}@@{self.partition('esp')['start']}"
+        tool("mdel", "-i", volume, f"::{path}")
+
     def esp_list(self, path: str) -> str:
         """Lists a folder of the EFI system partition."""
         volume = f"{self.disk}@@{self.partition('esp')['start']}"
         return tool("mdir", "-b", "-i", volume, f"::{path}", check=False)
+
+    def esp_text(self, path: str) -> str:
+        """A file of the EFI system partition; empty where it is not there."""
+        volume = f"{self.disk}@@{self.partition('esp')['start']}"
+        return tool("mtype", "-i", volume, f"::{path}", check=False)
 
     def data_file_system(self) -> str:
         """A copy of the data partition as a file, with the journal of the file system replayed."""
@@ -139,6 +169,24 @@ class Machine:
         listing = tool("debugfs", "-R", f"ls -p {path}", self.data_file_system())
         names = [line.split("/")[5] for line in listing.splitlines() if line.count("/") >= 6]
         return [name for name in names if name not in (".", "..")]
+
+    def data_text(self, path: str) -> str:
+        """A file of the data partition; the path is the one under /var."""
+        copy = self.data_file_system()
+        text = tool("debugfs", "-R", f"cat {path}", copy)
+        os.unlink(copy)
+        return text
+
+    def data_put(self, path: str, text: str) -> None:
+        """Writes a file of the data partition in place."""
+        source = self.folder / "to-data"
+        source.write_text(text)
+        volume = f"{self.disk}?offset={self.partition('data')['start']}"
+        tool("e2fsck", "-y", "-E", "journal_only", volume, check=False)
+        tool("debugfs", "-w", "-R", f"rm {path}", volume, check=False)
+        tool("debugfs", "-w", "-R", f"write {source} {path}", volume)
+        if self.data_text(path) != text:
+            raise RuntimeError(f"{path} could not be written to the data partition")
 
     def data_bytes(self) -> int:
         """Size of the file system on the data partition."""
@@ -179,34 +227,64 @@ class Machine:
         self.serial.write_bytes(b"")
         pid_file = self.folder / "qemu.pid"
         pid_file.unlink(missing_ok=True)
-        self.rpc_port, self.metrics_port = free_port(), free_port()
+        if not self.rpc_port:
+            # The same at its next start, so that who waits for it finds it.
+            self.rpc_port, self.metrics_port = free_port(), free_port()
+            self.ssh_port = free_port()
         ovmf = TOOLS / "usr/share/OVMF/OVMF_CODE_4M.fd"
         drive = "virtio-blk-pci,drive=disk,bootindex=1"
         if self.nvme_serial:
             drive = f"nvme,drive=disk,serial={self.nvme_serial},bootindex=1"
+        if self.is_stick:
+            drive = "usb-storage,drive=disk,serial=STICK01,removable=on,bootindex=1"
+        machine_type, secure = "q35", []
+        if self.secure_boot:
+            ovmf = TOOLS / "usr/share/OVMF/OVMF_CODE_4M.secboot.fd"
+            machine_type = "q35,smm=on"
+            # Only the firmware itself may write its variables.
+            secure = ["-global", "driver=cfi.pflash01,property=secure,value=on"]
         forwards = (
             f"hostfwd=tcp:127.0.0.1:{self.rpc_port}-{self.guest_address}:8545,"
-            f"hostfwd=tcp:127.0.0.1:{self.metrics_port}-{self.guest_address}:9545"
+            f"hostfwd=tcp:127.0.0.1:{self.metrics_port}-{self.guest_address}:9545,"
+            f"hostfwd=tcp:127.0.0.1:{self.ssh_port}-{self.guest_address}:22"
         )
         command = [
             "qemu-system-x86_64", "-nodefaults", "-display", "none",
             *([] if self.reboots else ["-no-reboot"]),
-            "-machine", "q35", "-cpu", "max" if ACCEL == "tcg" else "host",
+            "-machine", machine_type, *secure, "-cpu", "max" if ACCEL == "tcg" else "host",
             "-accel", "tcg,thread=multi" if ACCEL == "tcg" else ACCEL,
-            "-smp", "2", "-m", str(self.memory_mib),
+            "-smp", str(self.cores), "-m", str(self.memory_mib),
             "-drive", f"if=pflash,format=raw,readonly=on,file={ovmf}",
             "-drive", f"if=pflash,format=raw,file={self.variables}",
-            "-drive", f"file={self.disk},format=raw,if=none,id=disk,cache=writeback",
-            "-device", drive,
-            "-netdev", f"user,id=net,restrict=on,{forwards}",
+            "-drive", f"file={self.disk},format=raw,if=none,id=disk,discard=unmap,cache=writeback",
+            *(["-device", "qemu-xhci"] if self.is_stick else []), "-device", drive,
+            "-netdev", f"user,id=net,restrict={'on' if self.restricted else 'off'},{forwards}",
             "-device", "virtio-net-pci,netdev=net", "-device", "virtio-rng-pci",
-            "-serial", f"file:{self.serial}", "-monitor", "none", "-pidfile", str(pid_file),
+            *self.start_tpm(),
+            "-chardev", f"socket,id=line,path={self.folder}/line,server=on,wait=off,"
+            f"logfile={self.serial},logappend=on", "-serial", "chardev:line",
+            "-monitor", "none", "-pidfile", str(pid_file),
             *self.extra,
         ]  # fmt: skip
         log = open(self.folder / "qemu.log", "wb")
         self.powered_at = time.monotonic()
         self.process = subprocess.Popen(in_tools(*command), stdout=log, stderr=log)
         log.close()
+
+    def start_tpm(self) -> list[str]:
+        """Starts the emulated TPM, where there is one; it ends with QEMU."""
+        if self.tpm is None:
+            return []
+        self.tpm.mkdir(parents=True, exist_ok=True)
+        control = self.folder / "tpm.sock"
+        control.unlink(missing_ok=True)
+        state = f"dir={self.tpm},mode=0600"
+        tool("swtpm", "socket", "--tpm2", "--terminate", "--daemon", "--tpmstate", state,
+             "--ctrl", f"type=unixio,path={control}")  # fmt: skip
+        return [
+            "-chardev", f"socket,id=tpm,path={control}", "-tpmdev", "emulator,id=tpm0,chardev=tpm",
+            "-device", "tpm-crb,tpmdev=tpm0",
+        ]  # fmt: skip
 
     def power_cut(self) -> None:
         """Takes the power away: no signal that the guest could notice."""
@@ -237,6 +315,16 @@ class Machine:
         """All that came over the serial line, without the terminal's control sequences."""
         text = self.serial.read_text(errors="replace")
         return CONTROLS.sub("", text)
+
+    def type(self, line: str) -> None:
+        """Types a line on the serial terminal."""
+        with socket.socket(socket.AF_UNIX) as terminal:
+            terminal.connect(str(self.folder / "line"))
+            for byte in (line + "\r").encode():
+                terminal.sendall(bytes([byte]))
+                time.sleep(0.05)
+            # A line that is closed at once loses what the guest has not read.
+            time.sleep(1)
 
     def call(self, method: str, *params: object, timeout: float = 20) -> object:
         """Asks over JSON-RPC; raises where there is no answer or an error."""
@@ -279,6 +367,15 @@ class Machine:
         state = "on" if self.is_on() else "off"
         tail = "\n".join(self.console().splitlines()[-25:])
         raise Timeout(f"{what}: not within {limit_s:.0f} s; the machine is {state}:\n{tail}")
+
+    def wait_for_end(self, what: str, limit_s: float) -> None:
+        """Waits until the guest has switched the machine off, or restarts where that ends QEMU."""
+        until = time.monotonic() + limit_s
+        while self.is_on():
+            if time.monotonic() > until:
+                tail = "\n".join(self.console().splitlines()[-25:])
+                raise Timeout(f"{what}: not within {limit_s:.0f} s:\n{tail}")
+            time.sleep(0.5)
 
     def wait_for_block(self, number: int = 1, limit_s: float = BOOT_S) -> int:
         """Waits until that block is sealed and gives the newest one's number."""

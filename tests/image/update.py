@@ -1,109 +1,230 @@
-"""An update into the other slot, and the return from one whose node fails.
+"""Updates as an operator without a login lives them: a request on the boot partition, a mirror.
 
-Needs three signed images, which tests/image/update-images makes: it is not part of the default run.
-There is no login, so the guest is told by its firmware's tables to run systemd-sysupdate once.
+The images come from tests/image/update-images, which tests/image/run calls.
 """
 
+import hashlib
 import os
-import subprocess
+import re
+import shutil
+import tomllib
 import unittest
 from pathlib import Path
 
 import case
 from case import ImageCase, main, say
-from machine import BOOT_S, TOP, tool
+from machine import BOOT_S, TOP, Machine
+from mirror import Mirror
 
 IMAGES = Path(os.environ.get("UPDATE_IMAGES", TOP / "build/update"))
-OLD, NEW, BROKEN = "0.9.1", "0.9.2", "0.9.3"
-MIB = 1 << 20
-APPLY = (
-    "mkdir -p /var/lib/update && mount -o ro /dev/disk/by-label/UPDATE /var/lib/update"
-    " && /usr/lib/systemd/systemd-sysupdate --verify=yes update"
-)
+OLD, NEW, BROKEN, SLOW = "0.9.1", "0.9.2", "0.9.3", "0.9.4"
+REQUEST, DONE = "loader/basalt/request.toml", "loader/basalt/request.done.toml"
+LOG = "loader/basalt/request.log"
+FORMAT = "/lib/basalt/format"
 
 
-@unittest.skipUnless((IMAGES / BROKEN).exists(), "no images: run tests/image/update-images")
+@unittest.skipUnless((IMAGES / SLOW).exists(), "no images: run tests/image/update-images")
 class Update(ImageCase):
-    def mirror(self, version: str, tampered: bool = False) -> Path:
-        """A disk with what one publishes of a version."""
-        folder = self.folder / f"mirror-{version}"
-        subprocess.run(["cp", "-r", "--sparse=always", IMAGES / version, folder], check=True)
-        (folder / f"basalt_{version}.raw").unlink()
-        (folder / f"basalt_{version}.esp.raw").unlink()
+    def mirror(self, version: str, tampered: bool = False) -> str:
+        """The URL of a mirror that has one version."""
+        folder = IMAGES / version
         if tampered:
+            folder = self.folder / "tampered"
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(IMAGES / version, folder)
+            (folder / f"basalt_{version}.raw").unlink(missing_ok=True)
             with open(folder / "SHA256SUMS", "a") as sums:
                 sums.write("\n")
-        disk = self.folder / f"mirror-{version}.raw"
-        with open(disk, "wb") as file:
-            file.truncate(1024 * MIB)
-        tool("mkfs.ext4", "-q", "-L", "UPDATE", "-d", str(folder), str(disk))
-        subprocess.run(["rm", "-r", folder], check=True)
-        return disk
+        mirror = Mirror(folder)
+        self.addCleanup(mirror.close)
+        return mirror.url
 
-    def apply(self, machine, disk: Path) -> str:
-        """Boots once to run sysupdate, and gives what the console said."""
-        arguments = (
-            f"systemd.run=\"/usr/bin/sh -c '{APPLY}'\" systemd.run_success_action=poweroff"
-            " systemd.run_failure_action=poweroff systemd.journald.forward_to_console=1"
-        )
-        machine.extra = [
-            "-drive", f"file={disk},format=raw,if=none,id=mirror,readonly=on",
-            "-device", "virtio-blk-pci,drive=mirror",
-            "-smbios", f"type=11,value=io.systemd.stub.kernel-cmdline-extra={arguments}",
-        ]  # fmt: skip
-        machine.reboots = False
+    def flashed(self) -> Machine:
+        """A machine with the first version, which reaches the mirrors."""
+        case.IMAGE = IMAGES / OLD / f"basalt_{OLD}.raw"
+        machine = self.machine(disk_bytes=5 << 30)
+        machine.reboots = True
+        machine.restricted = False
+        return machine
+
+    def ask(self, machine: Machine, request: str) -> None:
+        """Writes a request on the boot partition, and switches the machine on."""
+        machine.power_cut()
+        machine.put_on_esp(REQUEST, request)
         machine.power_on()
-        machine.process.wait(2 * BOOT_S)
-        machine.process = None
-        machine.extra = []
-        disk.unlink()
-        return machine.console()
 
-    def names(self, machine) -> list[str]:
-        """Of the partitions."""
-        return [entry["name"] for entry in machine.partitions()]
+    def outcome(self, machine: Machine, request: str, limit_s: float = 2 * BOOT_S) -> dict:
+        """Waits until a request is done, one way or another."""
 
-    def kernels(self, machine) -> list[str]:
-        """Unified kernel images on the EFI system partition."""
+        def done():
+            try:
+                found = tomllib.loads(machine.esp_text(DONE))
+            except tomllib.TOMLDecodeError:
+                return None
+            return found if found.get("request") == request else None
+
+        found = machine.wait_for(f"an outcome of {request!r}", done, limit_s, every_s=2)
+        say(f"{request.strip()}: {found['result']} after {machine.seconds():.0f} s")
+        return found
+
+    def running(self, machine: Machine) -> str:
+        """The version on the status page that was drawn last."""
+        found = re.findall(r"Basalt (\d+\.\d+\.\d+)  ", machine.console())
+        return found[-1] if found else ""
+
+    def kernels(self, machine: Machine) -> list[str]:
+        """Unified kernel images on the boot partition."""
         return sorted(Path(line).name for line in machine.esp_list("EFI/Linux").split())
 
-    def flashed(self):
-        """A machine with the first version."""
-        case.IMAGE = IMAGES / OLD / f"basalt_{OLD}.raw"
-        return self.machine(disk_bytes=5 << 30)
+    def names(self, machine: Machine) -> list[str]:
+        """Of the slots' partitions."""
+        names = [entry["name"] for entry in machine.partitions()]
+        return [name for name in names if name not in ("esp", "data")]
 
-    def test_an_update_is_booted_and_blessed_and_keeps_the_chain(self):
+    def content(self, machine: Machine, partition: dict) -> str:
+        """Of a partition, as a hash."""
+        with open(machine.disk, "rb") as disk:
+            disk.seek(partition["start"])
+            digest = hashlib.sha256()
+            for _ in range(partition["size"] >> 20):
+                digest.update(disk.read(1 << 20))
+        return digest.hexdigest()
+
+    def test_updates_and_the_way_back_by_request(self):
         machine = self.flashed()
-        machine.power_on()
-        machine.wait_for_block(2)
-        first = machine.call("eth_getBlockByNumber", "0x1", False)
-        machine.power_cut()
+        self.cut_while_the_slot_is_written(machine)
+        first = self.update_is_blessed(machine)
+        self.wrong_signature_is_refused(machine)
+        self.state_of_a_newer_version_is_not_touched(machine)
 
-        console = self.apply(machine, self.mirror(NEW))
-        self.assertIn(f"basalt_{NEW}", self.names(machine), console[-4000:])
-        self.assertIn(f"basalt_{NEW}+3-0.efi", self.kernels(machine))
-        machine.reboots = True
-        machine.power_on()
-        machine.wait_for_block(3)
-        say(f"{NEW}: next block after {machine.seconds():.0f} s")
+        self.ask(machine, "rollback = true\n")
+        done = self.outcome(machine, "rollback = true\n")
+        self.assertEqual(done["result"], "done", done)
+        self.assertIn(f"basalt_{NEW}+0.efi", self.kernels(machine))
+        machine.wait_for(f"{OLD} again", lambda: self.running(machine) == OLD)
+        height = machine.wait_for_block(2)
         self.assertEqual(machine.call("eth_getBlockByNumber", "0x1", False), first)
-        machine.wait_for("the blessing", lambda: f"basalt_{NEW}.efi" in self.kernels(machine))
+        say(f"rolled back to {OLD}, block {height} after {machine.seconds():.0f} s")
+
+    def cut_while_the_slot_is_written(self, machine: Machine) -> None:
+        """The power goes in the middle of an update."""
+        spare = [entry for entry in machine.partitions() if entry["name"] == "_empty"][0]
+
+        def begun():
+            with open(machine.disk, "rb") as disk:
+                disk.seek(spare["start"])
+                return any(disk.read(1 << 20))
+
+        self.ask(machine, f'update = "{self.mirror(NEW)}"\n')
+        machine.wait_for("the other slot's first bytes", begun, 2 * BOOT_S, every_s=0.05)
+        machine.power_cut()
+        say("the power went while the slot was written")
+        self.assertEqual(self.kernels(machine), [f"basalt_{OLD}.efi"])
+        self.assertIn("request.running.toml", machine.esp_list("loader/basalt"))
+
+    def update_is_blessed(self, machine: Machine) -> object:
+        """After the cut the old version tells of it, takes the next request, and comes back new."""
+        request = f'update = "{self.mirror(NEW)}"\nversion = "{NEW}"\n'
+        self.ask(machine, request)
+        machine.wait_for_block(1)
+        first = machine.call("eth_getBlockByNumber", "0x1", False)
+        done = self.outcome(machine, request)
+        self.assertEqual(done["result"], "done", done)
+        log = machine.esp_text(LOG).splitlines()
+        self.assertEqual(len(log), 2, log)
+        self.assertIn(": interrupted: the machine went off while", log[0])
+        blessed = f"basalt_{NEW}.efi"
+        machine.wait_for("the blessing", lambda: blessed in self.kernels(machine), 2 * BOOT_S)
         say(f"{NEW}: blessed after {machine.seconds():.0f} s")
+        machine.wait_for(f"the page of {NEW}", lambda: self.running(machine) == NEW)
+        self.assertEqual(machine.call("eth_getBlockByNumber", "0x1", False), first)
+        self.assertEqual(self.kernels(machine), [f"basalt_{OLD}.efi", blessed])
+        return first
 
-    def test_a_wrong_signature_is_refused_and_a_broken_version_is_left(self):
+    def wrong_signature_is_refused(self, machine: Machine) -> None:
+        """And the slot to go back to is not emptied for it."""
+        machine.power_cut()
+        spare = machine.partition(f"basalt_{OLD}")
+        before, names = self.content(machine, spare), self.names(machine)
+        request = f'update = "{self.mirror(BROKEN, tampered=True)}"\n'
+        self.ask(machine, request)
+        done = self.outcome(machine, request)
+        self.assertEqual(done["result"], "refused", done)
+        self.assertIn("not signed by a key of this machine", done["reason"])
+        machine.wait_for("the reason on the console", lambda: "not signed" in machine.console())
+        machine.wait_for_block(1)
+        machine.power_cut()
+        self.assertEqual(self.names(machine), names)
+        self.assertEqual(self.content(machine, spare), before)
+        self.assertEqual(self.kernels(machine), [f"basalt_{OLD}.efi", f"basalt_{NEW}.efi"])
+        say("an update with a wrong signature is refused, the other slot is as it was")
+
+    def state_of_a_newer_version_is_not_touched(self, machine: Machine) -> None:
+        """Neither by the node, nor by a way back to a version that could not read it."""
+        machine.power_cut()
+        machine.data_put(FORMAT, "2\n")
+        request = "rollback = true  # too far\n"
+        self.ask(machine, request)
+        done = self.outcome(machine, request)
+        self.assertEqual(done["result"], "refused", done)
+        self.assertIn("reads state up to format 1, the data on this machine has format 2",
+                      done["reason"])  # fmt: skip
+        machine.wait_for("maintenance", lambda: "has format 2, this version" in machine.console())
+        machine.power_cut()
+        machine.data_put(FORMAT, "1\n")
+        say("state of a newer format: no node, no way back, nothing touched")
+
+    def test_a_version_whose_node_fails_and_one_that_is_slow_are_left_again(self):
         machine = self.flashed()
-        console = self.apply(machine, self.mirror(BROKEN, tampered=True))
-        self.assertEqual(self.kernels(machine), [f"basalt_{OLD}.efi"], console[-4000:])
-        self.assertNotIn(f"basalt_{BROKEN}", self.names(machine))
-        say("an update with a wrong signature is refused")
+        for version, reason in [
+            (BROKEN, r"the node failed again and again: basalt\.service: .*Read-only file system"),
+            (SLOW, r"(the log|an interval) takes [\d.]+ ms, above [\d.]+ ms"),
+        ]:
+            request = f'update = "{self.mirror(version)}"\n'
+            self.ask(machine, request)
+            done = self.outcome(machine, request)
+            self.assertEqual(done["result"], "done", done)
+            spent = f"basalt_{version}+0-3.efi"
+            machine.wait_for("the last try", lambda: spent in self.kernels(machine), 5 * BOOT_S)
+            back = rf"Basalt {OLD}  (?s:.*){version} went back: "
+            machine.wait_for(
+                "the version before, with the reason",
+                lambda: re.search(back, machine.console().rpartition(f"Basalt {version}  ")[2]),
+                5 * BOOT_S,
+                every_s=3,
+            )
+            say(f"{version} was left, {OLD} is back after {machine.seconds():.0f} s")
+            machine.wait_for_block(2)
+            machine.power_cut()
+            refused = machine.data_text("/lib/basalt-health/refused.json")
+            self.assertIn(f'"{version}"', refused)
+            self.assertRegex(refused, reason)
+            say(refused.replace("\n", " "))
 
-        console = self.apply(machine, self.mirror(BROKEN))
-        self.assertIn(f"basalt_{BROKEN}+3-0.efi", self.kernels(machine), console[-4000:])
-        machine.reboots = True
-        machine.power_on()
-        machine.wait_for_block(2, 5 * BOOT_S)
-        say(f"{BROKEN} failed, {OLD} is back after {machine.seconds():.0f} s")
-        self.assertIn(f"basalt_{BROKEN}+0-3.efi", self.kernels(machine))
+    def test_reset_by_request_needs_the_hosts_name(self):
+        machine = self.flashed()
+        request = 'reset = "another"\n'
+        self.ask(machine, request)
+        done = self.outcome(machine, request)
+        self.assertEqual(done["result"], "refused", done)
+        name = re.search(r'"another" is not this host\'s name, "([^"]+)"', done["reason"])
+        self.assertTrue(name, done)
+        machine.wait_for_block(1)
+        first = machine.call("eth_getBlockByNumber", "0x1", False)
+        request = f'reset = "{name[1]}"\n'
+        self.ask(machine, request)
+        done = self.outcome(machine, request)
+        self.assertEqual(done["result"], "done", done)
+
+        def anew():
+            try:
+                found = machine.call("eth_getBlockByNumber", "0x1", False)
+            except (OSError, ValueError):
+                return None
+            return found if found and found != first else None
+
+        machine.wait_for("another first block", anew, 2 * BOOT_S)
+        say(f"reset: another chain after {machine.seconds():.0f} s")
 
 
 if __name__ == "__main__":

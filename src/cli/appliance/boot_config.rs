@@ -7,7 +7,10 @@
 
 use crate::cli::appliance::boot_network;
 use crate::cli::appliance::boot_source::{Asked, Found};
+use crate::cli::appliance::console_facts::assigned;
+use crate::cli::appliance::disk_state::{self, DiskState};
 use crate::cli::appliance::in_force::{self, InForce, Trouble, Wrong};
+use crate::cli::appliance::install::mode::{Wanted, is_installer};
 use crate::cli::appliance::sysctls::ReadBack;
 use crate::cli::{Output, say};
 use crate::config::{
@@ -33,9 +36,11 @@ Examples:
                                            what a boot from this ESP would make of it
 
 The first of: /loader/basalt/basalt.toml on the ESP, the credential basalt.config,
-basalt.config_url=http://… with basalt.config_sha256=… among the kernel's arguments. None of them:
+basalt.config_url=https://… with basalt.config_sha256=… among the kernel's arguments. None of them:
 a development chain that only this machine can reach.";
 
+/// Where the debug image lets its owner in.
+const SSH_PORT: u16 = 22;
 /// Where metrics are in maintenance, unless the configuration names another place.
 const METRICS_DEFAULT: &str = "127.0.0.1:9545";
 const NONE_TEXT: &str = "# No configuration was found: the defaults, a development chain that \
@@ -56,6 +61,15 @@ pub struct BootConfig {
     /// Where `boot-network` has left what it found
     #[arg(long, value_name = "DIR", default_value = boot_network::FOLDER, hide = true)]
     machine: PathBuf,
+    /// Root of the file systems, to tell whether the machine was started from a stick
+    #[arg(long, value_name = "DIR", default_value = "/", hide = true)]
+    root: PathBuf,
+    /// What the image says of itself
+    #[arg(long, value_name = "FILE", default_value = "/etc/os-release")]
+    os_release: PathBuf,
+    /// Folder of what the initrd has decided about disks
+    #[arg(long, value_name = "DIR", default_value = disk_state::FOLDER)]
+    disk: PathBuf,
 }
 
 impl BootConfig {
@@ -72,7 +86,17 @@ impl BootConfig {
             Ok(found) => found,
             Err(wrong) => return Err(self.refuse("the sources", "", vec![wrong])),
         };
-        match self.check(&found) {
+        // What is wrong in the file is told by the check.
+        let install = appliance(&found.name, &found.text).unwrap_or_default().install;
+        let installs = is_installer(&self.root, &install);
+        match self.check(&found, installs) {
+            Ok(in_force) if installs => {
+                let wanted = Wanted::of(&install);
+                let json = serde_json::to_vec(&wanted).map_err(|error| error.to_string())?;
+                in_force::put(&self.into.join(in_force::INSTALL), &json)?;
+                say(output.out, &format!("{}: installer, no node\n", in_force.source));
+                Ok(())
+            }
             Ok(in_force) => {
                 self.put(&found, &in_force)?;
                 for note in &in_force.notes {
@@ -88,7 +112,8 @@ impl BootConfig {
         }
     }
 
-    fn check(&self, found: &Found) -> Result<InForce, Vec<Wrong>> {
+    /// An installer has no use for the addresses of the node to come.
+    fn check(&self, found: &Found, installs: bool) -> Result<InForce, Vec<Wrong>> {
         let state = self.state.display().to_string();
         let sources = Sources {
             file: Some((found.name.clone(), found.text.clone())),
@@ -99,25 +124,58 @@ impl BootConfig {
             .map_err(|error| error.faults.iter().map(wrong).collect::<Vec<_>>())?;
         let mut faults: Vec<Wrong> = Vec::new();
         faults.extend(self.wrong_folder(&effective).err());
-        let appliance = appliance(&found.name, &found.text).unwrap_or_default();
+        let sections = appliance(&found.name, &found.text).unwrap_or_default();
         faults.extend(too_late(found));
+        let disk = DiskState::read(&self.disk);
+        faults.extend(disk.fault);
         let mut notes = genesis_notes(found, &effective).unwrap_or_else(|wrong| {
+            faults.push(wrong);
+            Vec::new()
+        });
+        let keys = self.debug_keys(found).unwrap_or_else(|wrong| {
             faults.push(wrong);
             Vec::new()
         });
         if !faults.is_empty() {
             return Err(faults);
         }
-        self.wait_for_addresses(&effective).map_err(|wrong| vec![wrong])?;
+        notes.extend(disk.notes);
+        notes.extend(disk.volatile.map(|why| format!("/var is in memory, until power-off: {why}")));
+        if !installs {
+            self.wait_for_addresses(&effective).map_err(|wrong| vec![wrong])?;
+        }
         notes.extend(self.read_back().map(|it| it.notes).unwrap_or_default());
-        Ok(InForce {
-            allow_from: appliance.network.allow_from,
-            ..in_force_of(found, &effective, notes)
-        })
+        let mut in_force = in_force_of(found, &effective, notes);
+        in_force.allow_from = sections.network.allow_from;
+        if !keys.is_empty() {
+            in_force.open_tcp_ports.insert(0, SSH_PORT);
+            in_force.notes.push("debug.authorized_keys: SSH is open to their owners".to_owned());
+        }
+        Ok(in_force)
     }
 
     fn read_back(&self) -> Option<ReadBack> {
         in_force::read_json(&self.machine.join(boot_network::SYSCTLS))
+    }
+
+    /// Keys that may log in; a fault where the image lets nobody in.
+    fn debug_keys(&self, found: &Found) -> Result<Vec<String>, Wrong> {
+        let told = appliance(&found.name, &found.text);
+        let keys = told.map(|it| it.debug.authorized_keys).unwrap_or_default();
+        let release = fs::read_to_string(&self.os_release).unwrap_or_default();
+        let is_debug = assigned(&release, "VARIANT_ID").as_deref() == Some("debug");
+        if keys.is_empty() || is_debug {
+            return Ok(keys);
+        }
+        let line = found.text.lines().position(|it| it.trim_start().starts_with("authorized_keys"));
+        Err(Wrong {
+            line: line.map(|index| index + 1),
+            ..Wrong::of(
+                &found.name,
+                "debug.authorized_keys has keys, but this is the release image, which has no login",
+                "remove them, or flash the debug image (make image PROFILE=debug)",
+            )
+        })
     }
 
     /// The chain is on the data partition, where updates keep it and a reset finds it.
@@ -164,6 +222,11 @@ impl BootConfig {
             let bytes = fs::read(path)
                 .map_err(|error| format!("{}: cannot be read ({error})", path.display()))?;
             in_force::put(&self.into.join(name), &bytes)?;
+        }
+        let keys = self.debug_keys(found).unwrap_or_default();
+        if !keys.is_empty() {
+            let text = format!("{}\n", keys.join("\n"));
+            in_force::put(&self.into.join(in_force::KEYS), text.as_bytes())?;
         }
         in_force::put(&self.into.join(in_force::CONFIG), found.text.as_bytes())?;
         let ports = ports_text(&in_force.open_tcp_ports, &in_force.allow_from);
@@ -239,10 +302,6 @@ fn in_force_of(found: &Found, effective: &Effective, mut notes: Vec<String>) -> 
     if !config.rpc.address.ip().is_loopback() && has_dev_accounts {
         let address = config.rpc.address;
         notes.push(format!("rpc.address = \"{address}\": keys of its accounts are known to all"));
-    }
-    if config.metrics.is_none() {
-        let note = "metrics.address = \"off\": no update can prove itself, so each one goes back";
-        notes.push(note.to_owned());
     }
     notes.extend(found.passed_over.iter().cloned());
     notes.extend(effective.warnings.iter().cloned());

@@ -1,9 +1,11 @@
 //! Where an appliance's configuration comes from: the ESP, a credential, a kernel argument.
 //!
 //! Under Secure Boot a credential or a kernel argument may be anybody's who owns the machine's
-//! firmware tables, so they count only where the owner of the image said so by a file in it.
+//! firmware tables, so they count only where the owner of the image said so by a file in it, or
+//! where the image's boot programs take nothing from those tables: then they are the owner's.
 
 use crate::cli::appliance::boot_config;
+use crate::cli::appliance::fetch;
 use crate::cli::appliance::in_force::{NAMES, Wrong};
 use crate::config::overlay::FILE_BYTES_MAX;
 use clap::Args;
@@ -11,7 +13,6 @@ use sha2::{Digest as _, Sha256};
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    thread,
     time::Duration,
 };
 
@@ -26,8 +27,6 @@ const SHA256: &str = "basalt.config_sha256=";
 const SECURE_BOOT: &str = "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
 /// systemd-boot's variable that tells its version.
 const LOADER_INFO: &str = "LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
-/// How long one request may take.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where to look.
 #[derive(Debug, Args)]
@@ -44,6 +43,9 @@ pub struct Asked {
     /// Where this file exists, Secure Boot or not, credential and kernel argument count
     #[arg(long, value_name = "FILE", default_value = "/usr/lib/basalt/accept-firmware-config")]
     pub accept: PathBuf,
+    /// Where this file exists, arguments and credentials come from what the owner signed
+    #[arg(long, value_name = "FILE", default_value = "/usr/lib/basalt/firmware-config-closed")]
+    pub closed: PathBuf,
     /// Seconds to wait for a URL, and for addresses that a network must give
     #[arg(long, value_name = "N", default_value_t = 60)]
     pub wait_s: u64,
@@ -158,7 +160,8 @@ impl Asked {
 
     fn is_locked(&self) -> bool {
         let secure = fs::read(self.firmware.join(SECURE_BOOT));
-        secure.is_ok_and(|bytes| bytes.get(4) == Some(&1)) && !self.accept.exists()
+        let is_the_owners = self.accept.exists() || self.closed.exists();
+        secure.is_ok_and(|bytes| bytes.get(4) == Some(&1)) && !is_the_owners
     }
 
     /// The URL among the kernel's arguments, with its hash. The last of several counts, as for the
@@ -187,9 +190,8 @@ impl Asked {
                 let what = format!("{SHA256}{digits} is not 64 hexadecimal digits");
                 wrong(what, "use what sha256sum prints")
             }
-            (Some(url), Some(_)) if !url.starts_with("http://") => {
-                let remedy = "use http://, the hash keeps the file from being changed on its way";
-                wrong(format!("{URL}{url} is no http:// URL"), remedy)
+            (Some(url), Some(_)) if !url.starts_with("http://") && !url.starts_with("https://") => {
+                wrong(format!("{URL}{url} is no http:// or https:// URL"), "correct the URL")
             }
             (Some(url), Some(digits)) => Ok(Some((url, digits))),
         }
@@ -197,26 +199,13 @@ impl Asked {
 
     /// Asks until the network is up. A file with another hash is a fault at once.
     fn fetch(&self, url: &str, sha256: &str) -> Result<String, Wrong> {
-        let agent = ureq::Agent::config_builder().timeout_global(Some(FETCH_TIMEOUT)).build();
-        let agent = ureq::Agent::from(agent);
-        let mut waited_s = 0;
-        let bytes = loop {
-            let limit = u64::try_from(FILE_BYTES_MAX).unwrap_or(u64::MAX);
-            let answer = agent.get(url).call();
-            let read = answer
-                .and_then(|mut answer| answer.body_mut().with_config().limit(limit).read_to_vec());
-            match read {
-                Ok(bytes) => break bytes,
-                Err(error) if waited_s >= self.wait_s => {
-                    let what = format!("cannot be fetched in {waited_s} s ({error})");
-                    return Err(Wrong::of(url, what, "correct the URL, or mend the network"));
-                }
-                Err(_) => {
-                    thread::sleep(Duration::from_secs(1));
-                    waited_s += 1;
-                }
-            }
-        };
+        let limit = u64::try_from(FILE_BYTES_MAX).unwrap_or(u64::MAX);
+        let wait = Duration::from_secs(self.wait_s);
+        let fetched = fetch::patiently(wait, || fetch::small(url, limit));
+        let bytes = fetched.map_err(|error| {
+            let what = format!("cannot be fetched in {} s ({error})", self.wait_s);
+            Wrong::of(url, what, "correct the URL, or mend the network")
+        })?;
         let found = hex::encode(Sha256::digest(&bytes));
         if found != sha256 {
             let what = format!("has SHA-256 {found}, wanted {sha256}");

@@ -2,7 +2,8 @@
 
 use crate::cli::Output;
 use crate::cli::appliance::console_facts::{Facts, Places};
-use crate::cli::appliance::in_force;
+use crate::cli::appliance::request_file::Word;
+use crate::cli::appliance::{disk_state, in_force};
 use clap::Args;
 use std::{io::Write, path::PathBuf, thread, time::Duration};
 
@@ -17,6 +18,8 @@ const LINES: usize = 24;
 /// Lines of what is wrong, and of what was logged, at most.
 const TROUBLE_LINES_MAX: usize = 8;
 const ERROR_LINES_MAX: usize = 4;
+/// Lines of what became of a request at most.
+const REQUEST_LINES_MAX: usize = 4;
 /// How many pages the errors on the page may be old: asking the journal costs a process.
 const ERRORS_EVERY: u64 = 5;
 
@@ -36,6 +39,9 @@ pub struct Console {
     /// Folder where the node leaves the reason of a failure
     #[arg(long, value_name = "DIR", default_value = in_force::NODE_FOLDER)]
     node: PathBuf,
+    /// Folder of what the initrd has decided about disks
+    #[arg(long, value_name = "DIR", default_value = disk_state::FOLDER)]
+    disk: PathBuf,
     /// Root of the file systems to read the machine from
     #[arg(long, value_name = "DIR", default_value = "/")]
     root: PathBuf,
@@ -54,7 +60,7 @@ impl Console {
     /// # Errors
     /// Where it does.
     pub fn run(self, output: &mut Output<'_>) -> Result<(), String> {
-        let places = Places { run: self.run, node: self.node, root: self.root };
+        let places = Places { run: self.run, node: self.node, disk: self.disk, root: self.root };
         let (mut pages, mut errors) = (0_u64, Vec::new());
         loop {
             if pages.is_multiple_of(ERRORS_EVERY) {
@@ -96,12 +102,8 @@ fn page(facts: &Facts) -> Vec<Line> {
     let mut row = |name: &str, colour, value: &str| add(colour, format!("{name:<12}{value}"));
     row("addresses", PLAIN, &listed(&facts.addresses));
     row("slot", PLAIN, &facts.slot);
-    let (colour, boot) = match facts.secure_boot {
-        Some(true) => (PLAIN, "Secure Boot on"),
-        Some(false) => (YELLOW, "Secure Boot OFF"),
-        None => (YELLOW, "no UEFI"),
-    };
-    row("firmware", colour, boot);
+    let (colour, boot) = firmware(facts);
+    row("firmware", colour, &boot);
     row("role", PLAIN, &facts.role);
     row("config", PLAIN, &facts.config);
     match &facts.chain {
@@ -115,11 +117,26 @@ fn page(facts: &Facts) -> Vec<Line> {
     }
     row("peers", PLAIN, "none: this version has no peer-to-peer network");
     row("tune", PLAIN, &facts.tune);
+    if let Some(arguments) = &facts.arguments {
+        let colour = if arguments.is_open { YELLOW } else { PLAIN };
+        row("arguments", colour, &arguments.text);
+    }
     row("disk", PLAIN, &facts.disk);
     row("time", if facts.time.is_good { PLAIN } else { YELLOW }, &facts.time.text);
     row("up", PLAIN, &facts.up);
     if let Some(refused) = &facts.refused_update {
         row("update", RED, refused);
+    }
+    if let Some(update) = &facts.update {
+        row("update", PLAIN, update);
+    }
+    for line in alarms(facts).iter().flat_map(|text| wrapped(text)) {
+        add(RED, line);
+    }
+    if let Some(request) = &facts.request {
+        let colour = if request.result == Word::Done { PLAIN } else { RED };
+        let mut lines = wrapped(&format!("{:<12}{}", "request", request.line())).into_iter();
+        lines.by_ref().take(REQUEST_LINES_MAX).for_each(|line| add(colour, line));
     }
     if !facts.trouble.is_empty() {
         add(PLAIN, String::new());
@@ -136,6 +153,35 @@ fn page(facts: &Facts) -> Vec<Line> {
     }
     lines.truncate(LINES - 1);
     lines
+}
+
+/// Whether the machine enforces signatures, and whether the image has any.
+fn firmware(facts: &Facts) -> (&'static str, String) {
+    let (colour, boot) = match facts.secure_boot {
+        Some(true) => return (PLAIN, "Secure Boot on".to_owned()),
+        Some(false) => (YELLOW, "Secure Boot OFF"),
+        None => (YELLOW, "no UEFI"),
+    };
+    let image = match facts.is_signed {
+        Some(true) => ", signed image",
+        Some(false) => ", UNSIGNED IMAGE",
+        None => "",
+    };
+    (colour, format!("{boot}{image}"))
+}
+
+/// What the initrd found out about disks and slots, and somebody has to know.
+fn alarms(facts: &Facts) -> Vec<String> {
+    let mut all = Vec::new();
+    all.extend(facts.left_slot.as_ref().map(|text| format!("SLOT LEFT: {text}")));
+    all.extend(facts.corrupted.as_ref().map(|text| format!("ROOT CORRUPTED: {text}")));
+    all.extend(facts.recovery_key.as_ref().map(|key| {
+        format!(
+            "RECOVERY KEY: {key} -- opens the data where the TPM does not. Write it down now: it \
+             is not shown after the next restart."
+        )
+    }));
+    all
 }
 
 fn listed(all: &[String]) -> String {
@@ -183,15 +229,30 @@ fn drawn(lines: &[Line], is_first: bool) -> String {
 mod tests {
     use super::*;
     use crate::cli::appliance::console_facts::{Chain, Clock};
+    use crate::cli::appliance::kernel_arguments::State;
+    use crate::cli::appliance::request_file::Outcome;
 
     fn facts() -> Facts {
         Facts {
             version: "0.1.0".to_owned(),
             refused_update: Some("0.2.0 went back: slow".to_owned()),
+            left_slot: Some("basalt_0.1.1: its root is not as promised".to_owned()),
+            corrupted: None,
+            recovery_key: Some("abcd-efgh".to_owned()),
+            update: Some("0.3.0 is available".to_owned()),
+            request: Some(Outcome {
+                taken: "a".to_owned(),
+                ended: "2026-01-02T03:04:05Z".to_owned(),
+                result: Word::Refused,
+                reason: "another name".to_owned(),
+                version: "0.1.0".to_owned(),
+                request: "reset = \"node-8\"\n".to_owned(),
+            }),
             hostname: "node-7".to_owned(),
             addresses: vec!["10.0.2.15".to_owned()],
             slot: "basalt_0.1.0 on vda2".to_owned(),
             secure_boot: Some(false),
+            is_signed: Some(false),
             role: "single sequencer".to_owned(),
             config: "/efi/loader/basalt/basalt.toml".to_owned(),
             chain: Some(Chain {
@@ -204,6 +265,11 @@ mod tests {
             trouble: Vec::new(),
             errors: vec!["12:00 wal: slow\x1b[2J disk".to_owned()],
             tune: "no core isolated".to_owned(),
+            arguments: Some(State {
+                text: "waiting for a restart".to_owned(),
+                is_open: true,
+                line: String::new(),
+            }),
             disk: "3 of 10 GiB used".to_owned(),
             time: Clock::default(),
             up: "1 h".to_owned(),
@@ -217,11 +283,15 @@ mod tests {
         for part in [
             "node-7",
             "update      0.2.0 went back",
+            "SLOT LEFT: basalt_0.1.1: its root",
+            "RECOVERY KEY: abcd-efgh --",
+            "request 2026-01-02T03:04:05Z reset = \"node-8\": refused: another name",
             "10.0.2.15",
             "vda2",
             "42, 30 on disk",
             "8 ms ago",
-            "Secure Boot OFF",
+            "arguments   waiting for a restart",
+            "Secure Boot OFF, UNSIGNED IMAGE",
         ] {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }

@@ -2,14 +2,19 @@
 
 use crate::cli::appliance::boot_config::reachable;
 use crate::cli::appliance::boot_network;
+use crate::cli::appliance::disk_state::DiskState;
 use crate::cli::appliance::health_gate::Refused;
 use crate::cli::appliance::in_force::{self, InForce, Trouble};
+use crate::cli::appliance::kernel_arguments;
+use crate::cli::appliance::request_file::Outcome;
 use crate::cli::appliance::time_state::{self, TimeState};
+use crate::cli::appliance::update_schedule::Last;
 use crate::cli::exposition::Exposition;
 use serde_json::Value;
 use std::{
     fs,
-    net::SocketAddr,
+    io::{self, Read as _, Write as _},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -23,6 +28,10 @@ const ANSWER_BYTES_MAX: u64 = 4 * 1024 * 1024;
 const STALE_MS: i64 = 3_000;
 /// Where the health gate says why it refused a version.
 const REFUSED: &str = "var/lib/basalt-health/refused.json";
+/// What became of the last request.
+const REQUEST: &str = "run/basalt-request/outcome.json";
+/// The image build leaves it where it signs.
+const SIGNED: &str = "usr/lib/basalt/signed";
 const SECURE_BOOT: &str =
     "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
 
@@ -33,6 +42,8 @@ pub struct Places {
     pub run: PathBuf,
     /// Of the node's failures.
     pub node: PathBuf,
+    /// Of what the initrd has decided about disks.
+    pub disk: PathBuf,
     /// Of everything else.
     pub root: PathBuf,
 }
@@ -42,16 +53,28 @@ pub struct Places {
 pub struct Facts {
     /// Of the image, else of this program.
     pub version: String,
+    /// What the last look for updates found.
+    pub update: Option<String>,
+    /// What became of the operator's last request.
+    pub request: Option<Outcome>,
     /// The machine's name.
     pub hostname: String,
     /// An update that did not prove itself, and why.
     pub refused_update: Option<String>,
+    /// A slot that was left because of what it holds, and why.
+    pub left_slot: Option<String>,
+    /// What is corrupted in the slot that runs.
+    pub corrupted: Option<String>,
+    /// Of the encrypted data, shown during the boot that made it.
+    pub recovery_key: Option<String>,
     /// Without loopback's.
     pub addresses: Vec<String>,
     /// Which root partition runs.
     pub slot: String,
     /// `None` without UEFI.
     pub secure_boot: Option<bool>,
+    /// Whether the image was signed for Secure Boot; `None` where this is no image.
+    pub is_signed: Option<bool>,
     /// What the machine is.
     pub role: String,
     /// Where the configuration came from.
@@ -64,6 +87,8 @@ pub struct Facts {
     pub errors: Vec<String>,
     /// What is isolated.
     pub tune: String,
+    /// Whether the plan's kernel arguments are in force.
+    pub arguments: Option<kernel_arguments::State>,
     /// Of the data partition.
     pub disk: String,
     /// How well the clock is set.
@@ -103,7 +128,7 @@ impl Places {
     pub fn look(&self, errors: Vec<String>) -> Facts {
         let in_force: Option<InForce> = in_force::read_json(&self.run.join(in_force::IN_FORCE));
         let metrics = in_force.as_ref().map_or("off", |it| it.metrics_address.as_str());
-        let chain = metrics.parse().ok().and_then(|address| chain(reachable(address)));
+        let chain = chain(&Numbers { folder: &self.node, port: metrics });
         let trouble = match chain {
             Some(_) => Vec::new(),
             None => Trouble::read(&self.run, &self.node, metrics)
@@ -111,22 +136,30 @@ impl Places {
                 .unwrap_or_default(),
         };
         let release = self.text("etc/os-release");
+        let disk = DiskState::read(&self.disk);
         let role = in_force.as_ref().map_or("none yet", |it| it.role.as_str()).to_owned();
         Facts {
             version: version(&self.root),
             refused_update: refused_update(&self.root),
+            disk: self.disk() + &disk.words(),
+            left_slot: disk.left,
+            corrupted: disk.corrupted,
+            recovery_key: disk.recovery_key,
+            update: Last::read(&self.root).map(|last| last.line(&version(&self.root))),
+            request: in_force::read_json(&self.root.join(REQUEST)),
             hostname: self.text("proc/sys/kernel/hostname").trim().to_owned(),
             addresses: self.addresses(),
             slot: self.slot().unwrap_or_else(|| "not an image: no verified root".to_owned()),
-            secure_boot: self.secure_boot(),
+            secure_boot: is_secure_boot(&self.root),
+            is_signed: assigned(&release, "IMAGE_ID").map(|_| self.root.join(SIGNED).exists()),
             role,
             config: in_force.map_or("not checked yet".to_owned(), |it| it.source),
             chain,
             trouble,
             errors,
             tune: self.tune(),
-            disk: self.disk(),
             time: self.time(),
+            arguments: in_force::read_json(&self.run.join(kernel_arguments::STATE)),
             up: up(&self.text("proc/uptime")),
             is_debug: assigned(&release, "VARIANT_ID").is_some_and(|it| it.contains("debug")),
         }
@@ -143,13 +176,6 @@ impl Places {
 
     fn text(&self, path: &str) -> String {
         fs::read_to_string(self.root.join(path)).unwrap_or_default()
-    }
-
-    /// Firmware that cannot do it has no variable that says so.
-    fn secure_boot(&self) -> Option<bool> {
-        let is_uefi = self.root.join("sys/firmware/efi").is_dir();
-        let told = fs::read(self.root.join(SECURE_BOOT));
-        is_uefi.then(|| told.is_ok_and(|bytes| bytes.get(4) == Some(&1)))
     }
 
     /// IPv4 from the routing tables, IPv6 from the list of interfaces.
@@ -226,10 +252,10 @@ impl Places {
     }
 }
 
-/// Asks the node's metrics port.
-fn chain(address: SocketAddr) -> Option<Chain> {
-    let health: Value = serde_json::from_str(&get(address, "/health")?).ok()?;
-    let metrics = Exposition::parse(&get(address, "/metrics")?);
+/// Asks the node.
+fn chain(numbers: &Numbers<'_>) -> Option<Chain> {
+    let health: Value = serde_json::from_str(&numbers.get("/health")?).ok()?;
+    let metrics = Exposition::parse(&numbers.get("/metrics")?);
     let age = metrics.value("basalt_interval_timestamp_ms").and_then(age_ms);
     Some(Chain {
         height: health["latest"].as_u64()?,
@@ -240,12 +266,38 @@ fn chain(address: SocketAddr) -> Option<Chain> {
     })
 }
 
-/// A page of a node on this machine; `None` where it does not answer, or not well.
-pub(super) fn get(address: SocketAddr, path: &str) -> Option<String> {
-    let agent = ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).build();
-    let agent = ureq::Agent::from(agent);
-    let mut answer = agent.get(format!("http://{address}{path}")).call().ok()?;
-    answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string().ok()
+/// Where a node on this machine tells its numbers: the socket, which is there whatever the
+/// configuration says, else the port.
+pub(super) struct Numbers<'a> {
+    /// Of the node.
+    pub folder: &'a Path,
+    /// As configured; "off" is none.
+    pub port: &'a str,
+}
+
+impl Numbers<'_> {
+    /// A page; `None` where the node does not answer, or not well.
+    pub(super) fn get(&self, path: &str) -> Option<String> {
+        let over_socket = UnixStream::connect(self.folder.join(in_force::METRICS));
+        if let Some(page) = over_socket.ok().and_then(|stream| ask(stream, path).ok()?) {
+            return Some(page);
+        }
+        let address = reachable(self.port.parse().ok()?);
+        let agent = ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).build();
+        let agent = ureq::Agent::from(agent);
+        let mut answer = agent.get(format!("http://{address}{path}")).call().ok()?;
+        answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string().ok()
+    }
+}
+
+/// One request over a socket; the node closes it after the answer.
+fn ask(mut stream: UnixStream, path: &str) -> io::Result<Option<String>> {
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: node\r\n\r\n").as_bytes())?;
+    let answer = io::read_to_string(stream.take(ANSWER_BYTES_MAX))?;
+    let page = answer.strip_prefix("HTTP/1.1 200 ").and_then(|rest| rest.split_once("\r\n\r\n"));
+    Ok(page.map(|(_, page)| page.to_owned()))
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "milliseconds since 1970 fit 53 bits")]
@@ -260,6 +312,14 @@ fn refused_update(root: &Path) -> Option<String> {
     let refused: Refused = in_force::read_json(&root.join(REFUSED))?;
     (refused.version != version(root))
         .then(|| format!("{} went back: {}", refused.version, refused.reason))
+}
+
+/// Whether the firmware enforces signatures; `None` without UEFI. Firmware that cannot do it has no
+/// variable that says so.
+pub(super) fn is_secure_boot(root: &Path) -> Option<bool> {
+    let is_uefi = root.join("sys/firmware/efi").is_dir();
+    let told = fs::read(root.join(SECURE_BOOT));
+    is_uefi.then(|| told.is_ok_and(|bytes| bytes.get(4) == Some(&1)))
 }
 
 /// The image's version, else this program's.
@@ -385,13 +445,21 @@ mod tests {
              \"offset_ns\":-12345}",
         );
         let folder = root.path().to_owned();
-        let places = Places { run: folder.clone(), node: folder.clone(), root: folder };
+        put("state", "disk=/dev/vda\ndata=/dev/vda6\nencrypted=yes\n");
+        let disk = folder.clone();
+        let places = Places { run: folder.clone(), node: folder.clone(), disk, root: folder };
         let facts = places.look(Vec::new());
         assert_eq!(facts.slot, "basalt_1 on vda2");
         assert_eq!((facts.version.as_str(), facts.hostname.as_str()), ("1.2", "node-7"));
         assert!(facts.is_debug && facts.chain.is_none() && facts.secure_boot.is_none());
+        assert_eq!(facts.is_signed, None);
+        put("etc/os-release", "IMAGE_ID=basalt\n");
+        assert_eq!(places.look(Vec::new()).is_signed, Some(false));
+        put(SIGNED, "");
+        assert_eq!(places.look(Vec::new()).is_signed, Some(true));
         assert_eq!(facts.tune, "isolated 2-3, no ticks on none");
         assert!(facts.disk.contains("MiB free of"), "{}", facts.disk);
+        assert!(facts.disk.ends_with(" on /dev/vda6, encrypted"), "{}", facts.disk);
         assert!(facts.time.is_good);
         assert_eq!(facts.time.text, "-12 us off, authenticated, by 192.0.2.1");
         fs::remove_dir_all(places.root.join("run")).unwrap();

@@ -7,8 +7,7 @@
 //! went back. It only decides; that the boot is blessed, or the machine goes back, is systemd's
 //! part.
 
-use crate::cli::appliance::boot_config::reachable;
-use crate::cli::appliance::console_facts::{get, version};
+use crate::cli::appliance::console_facts::{Numbers, version};
 use crate::cli::appliance::in_force::{self, InForce, Trouble};
 use crate::cli::exposition::Exposition;
 use crate::cli::{Output, say};
@@ -17,7 +16,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{
     fs::{self, File},
-    net::SocketAddr,
     path::PathBuf,
     thread,
     time::Duration,
@@ -99,7 +97,7 @@ pub struct Refused {
     pub reason: String,
 }
 
-/// One look at the node's metrics port.
+/// One look at the node's numbers.
 struct Look {
     height: u64,
     metrics: Exposition,
@@ -149,9 +147,9 @@ impl HealthGate {
 
     /// Waits for the node, then measures a window.
     fn measure(&self, version: &str) -> Result<Measured, String> {
-        let (address, start) = self.ready()?;
+        let (port, start) = self.ready()?;
         thread::sleep(Duration::from_secs(self.window_s()));
-        let end = look(address).ok_or("the node went away while it was measured")?;
+        let end = self.look(&port).ok_or("the node went away while it was measured")?;
         let millis = |name: &str| {
             let window = end.metrics.since(&start.metrics, name);
             window.quantile(name, 0.99).map(milliseconds)
@@ -165,30 +163,39 @@ impl HealthGate {
     }
 
     /// Where the node's numbers are, once it answers and has sealed a block of its own.
-    fn ready(&self) -> Result<(SocketAddr, Look), String> {
+    fn ready(&self) -> Result<(String, Look), String> {
         let mut first = None;
+        let given_up = self.node.join(in_force::GIVEN_UP);
         for _ in 0..=self.limit_s {
-            if self.run.join(in_force::MAINTENANCE).exists() {
-                break; // The configuration is refused: there will be no node.
+            if self.run.join(in_force::MAINTENANCE).exists() || given_up.exists() {
+                break; // The configuration is refused, or the node failed: there will be no node.
             }
             let in_force: Option<InForce> = in_force::read_json(&self.run.join(in_force::IN_FORCE));
-            let address = in_force.map(|it| it.metrics_address);
-            if address.as_deref() == Some("off") {
-                return Err("metrics.address is \"off\", so nothing can be measured".to_owned());
-            }
-            let address = address.and_then(|text| text.parse().ok()).map(reachable);
-            if let Some((address, look)) = address.and_then(|it| Some((it, look(it)?))) {
+            let port = in_force.map(|it| it.metrics_address);
+            if let Some((port, look)) =
+                port.and_then(|port| Some((port.clone(), self.look(&port)?)))
+            {
                 let first = *first.get_or_insert(look.height);
                 if look.height > first {
-                    return Ok((address, look));
+                    return Ok((port, look));
                 }
             }
             thread::sleep(Duration::from_secs(1));
         }
         let trouble = Trouble::read(&self.run, &self.node, "off").map(|trouble| trouble.text());
         let trouble = trouble.map(|text| format!(": {text}")).unwrap_or_default();
+        if given_up.exists() {
+            return Err(format!("the node failed again and again{trouble}"));
+        }
         let what = if first.is_some() { "sealed no block" } else { "was not ready" };
         Err(format!("the node {what} within {} s{trouble}", self.limit_s))
+    }
+
+    fn look(&self, port: &str) -> Option<Look> {
+        let numbers = Numbers { folder: &self.node, port };
+        let health: Value = serde_json::from_str(&numbers.get("/health")?).ok()?;
+        let metrics = Exposition::parse(&numbers.get("/metrics")?);
+        Some(Look { height: health["latest"].as_u64()?, metrics })
     }
 
     /// Milliseconds of `[sequencing]` in the configuration in force.
@@ -253,12 +260,6 @@ impl Bounds {
         }
         if faults.is_empty() { Ok(()) } else { Err(faults.join("; ")) }
     }
-}
-
-fn look(address: SocketAddr) -> Option<Look> {
-    let health: Value = serde_json::from_str(&get(address, "/health")?).ok()?;
-    let metrics = Exposition::parse(&get(address, "/metrics")?);
-    Some(Look { height: health["latest"].as_u64()?, metrics })
 }
 
 #[expect(clippy::float_arithmetic, reason = "times of a machine, no consensus data")]

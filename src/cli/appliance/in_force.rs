@@ -18,13 +18,28 @@ pub const IN_FORCE: &str = "in-force.json";
 pub const MAINTENANCE: &str = "maintenance.json";
 /// Ports to open, in nftables' language.
 pub const PORTS: &str = "ports.nft";
+/// What to install and where, on a machine that was started from a stick: no node runs then.
+pub const INSTALL: &str = "install.json";
+/// Who may log in to a debug image.
+pub const KEYS: &str = "authorized_keys";
 /// Names in the folder that a genesis file cannot have.
-pub const NAMES: [&str; 4] = [CONFIG, IN_FORCE, MAINTENANCE, PORTS];
+pub const NAMES: [&str; 6] = [CONFIG, IN_FORCE, MAINTENANCE, PORTS, INSTALL, KEYS];
 
 /// The node's own folder, where it leaves the reason of a failure.
 pub const NODE_FOLDER: &str = "/run/basalt-node";
 /// The reason.
 pub const FAILURE: &str = "failure.txt";
+/// The node's numbers, as at its metrics port, on a socket for this machine alone.
+pub const METRICS: &str = "metrics.sock";
+/// Metrics of updates, beside the node's folder: its page shows them.
+pub const UPDATES: &str = "basalt-update/metrics.txt";
+/// Says that no node runs any more, and none is started in this boot.
+pub const GIVEN_UP: &str = "given-up";
+
+/// Where what became of the last request is shown to the console.
+pub const REQUEST_FOLDER: &str = "/run/basalt-request";
+/// It.
+pub const REQUEST: &str = "outcome.json";
 /// Bytes of a reason that are read.
 const FAILURE_BYTES_MAX: usize = 4096;
 

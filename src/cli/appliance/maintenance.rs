@@ -54,6 +54,10 @@ impl Maintenance {
         if self.print {
             return Ok(());
         }
+        // The health gate need not wait for a node any longer.
+        if let Err(error) = in_force::put(&self.node.join(in_force::GIVEN_UP), b"") {
+            tracing::debug!(%error, "the health gate waits to its limit");
+        }
         let Ok(address) = trouble.metrics_address.parse::<SocketAddr>() else {
             say(output.out, "metrics are off: nothing is served\n");
             loop {

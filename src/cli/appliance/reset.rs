@@ -45,6 +45,11 @@ pub struct Reset {
 }
 
 impl Reset {
+    /// With the name already given.
+    pub fn confirmed(hostname: String, root: PathBuf) -> Self {
+        Self { confirm: Some(hostname), cancel: false, root }
+    }
+
     /// Marks the machine, after the host's name was given.
     ///
     /// # Errors
@@ -129,7 +134,7 @@ fn cancel(variable: &Path, output: &mut Output<'_>) -> Result<(), String> {
 }
 
 /// Attributes and value go in one write: the firmware takes them as one.
-fn put(variable: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn put(variable: &Path, bytes: &[u8]) -> io::Result<()> {
     unlock(variable);
     let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(variable)?;
     file.write_all(bytes)

@@ -7,7 +7,7 @@
 //! bundle's `index.json` and on the screen; it is no failure.
 
 use crate::cli::appliance::console_facts;
-use crate::cli::appliance::support_parts::{Machine, Part};
+use crate::cli::appliance::support_parts::{self, Machine, Part};
 use crate::cli::appliance::support_redact::{Counts, Secrets};
 use crate::cli::appliance::support_seal::Reader;
 use crate::cli::{Output, say};
@@ -17,7 +17,8 @@ use std::{
     fs, io,
     io::Write as _,
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
+    thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 const EXAMPLES: &str = "\
@@ -40,6 +41,10 @@ const LEVEL: i32 = 6;
 const ESP_BYTES_LEFT: u64 = 128 * 1024 * 1024;
 /// How a bundle on the ESP is named.
 const ESP_NAME: &str = "support-";
+/// Bytes of a bundle there.
+const ESP_BUNDLE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Seconds that a boot may take until something answers at the metrics port.
+const METRICS_WAIT_S: u32 = 60;
 
 /// Arguments of `basalt support-bundle`.
 #[derive(Debug, Args)]
@@ -69,6 +74,8 @@ pub struct Made {
     pub name: String,
     /// What is in it and what is not, for people.
     pub told: String,
+    /// Parts that are not in it.
+    pub missing: usize,
 }
 
 impl SupportBundle {
@@ -96,14 +103,10 @@ impl SupportBundle {
 ///
 /// # Errors
 /// Where there is no usable recipient, no room, or the ESP cannot be written.
-pub fn to_esp(
-    root: &Path,
-    recipient: &str,
-    folder: &Path,
-    bytes_max: usize,
-) -> Result<String, String> {
+pub fn to_esp(root: &Path, recipient: &str, folder: &Path) -> Result<String, String> {
     let reader = Reader::new(recipient, folder)?;
-    let made = make(root, &reader, bytes_max)?;
+    wait_for_metrics(root);
+    let made = make(root, &reader, ESP_BUNDLE_BYTES_MAX)?;
     let entries = fs::read_dir(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     for entry in entries.flatten() {
         if entry.file_name().to_string_lossy().starts_with(ESP_NAME) {
@@ -124,7 +127,19 @@ pub fn to_esp(
     let name = format!("{ESP_NAME}{}.tar.zst.{}", seconds(), reader.suffix());
     let path = folder.join(name);
     write(&path, &made.sealed)?;
-    Ok(format!("{}{}: {size} bytes\n", made.told, path.display()))
+    let missing = made.missing;
+    Ok(format!("{}: {size} bytes; {missing} parts could not be had", path.display()))
+}
+
+/// At a boot the node, or maintenance, takes a while until it tells how it does.
+fn wait_for_metrics(root: &Path) {
+    let Some(port) = support_parts::metrics_port(root) else { return };
+    for _ in 0..METRICS_WAIT_S {
+        if support_parts::metrics_page(root, &port).is_some() {
+            return;
+        }
+        thread::sleep(Duration::from_secs(1));
+    }
 }
 
 /// Gathers, takes secrets out, packs, encrypts. Too large: again with less of the journal.
@@ -143,7 +158,8 @@ fn make(root: &Path, reader: &Reader, bytes_max: usize) -> Result<Made, String> 
         if sealed.len() <= bytes_max {
             let host = hostname(root);
             let name = format!("basalt-support-{host}-{}.tar.zst.{}", seconds(), reader.suffix());
-            return Ok(Made { sealed, name, told: told(&parts, &counts) });
+            let missing = parts.iter().filter(|part| part.text.is_err()).count();
+            return Ok(Made { sealed, name, told: told(&parts, &counts), missing });
         }
         if journal_bytes_max <= JOURNAL_BYTES_MIN {
             let size = sealed.len();

@@ -1,8 +1,7 @@
 //! What a support bundle is made of: files of the machine, answers of programs. Each part has a
 //! limit; one that cannot be had is named and no failure.
 
-use crate::cli::appliance::boot_config::reachable;
-use crate::cli::appliance::console_facts;
+use crate::cli::appliance::console_facts::Numbers;
 use crate::cli::appliance::in_force::{self, InForce, Trouble};
 use crate::cli::appliance::support_redact::{Counts, Secrets};
 use std::{
@@ -183,6 +182,20 @@ const OWN: &[(&str, &[&str])] = &[
 /// Boots before this one whose journals are taken.
 const BOOTS_BEFORE: usize = 2;
 
+/// Where metrics are, or "off"; `None` where no configuration was looked at.
+pub(super) fn metrics_port(root: &Path) -> Option<String> {
+    let run = root.join(in_force::FOLDER.trim_start_matches('/'));
+    let in_force: Option<InForce> = in_force::read_json(&run.join(in_force::IN_FORCE));
+    let trouble: Option<Trouble> = in_force::read_json(&run.join(in_force::MAINTENANCE));
+    trouble.map(|it| it.metrics_address).or(in_force.map(|it| it.metrics_address))
+}
+
+/// Of the node, or of maintenance.
+pub(super) fn metrics_page(root: &Path, port: &str) -> Option<String> {
+    let folder = root.join(in_force::NODE_FOLDER.trim_start_matches('/'));
+    Numbers { folder: &folder, port }.get("/metrics")
+}
+
 impl Machine {
     /// Everything, in the order of the bundle.
     pub fn gather(&self, secrets: &mut Secrets) -> Vec<Part> {
@@ -227,15 +240,10 @@ impl Machine {
 
     /// Of the node, or of maintenance.
     fn metrics(&self) -> Part {
-        let run = self.root.join("run/basalt");
-        let in_force: Option<InForce> = in_force::read_json(&run.join(in_force::IN_FORCE));
-        let trouble: Option<Trouble> = in_force::read_json(&run.join(in_force::MAINTENANCE));
-        let address =
-            trouble.map(|it| it.metrics_address).or(in_force.map(|it| it.metrics_address));
-        let text = match address.as_deref().map(str::parse) {
-            Some(Ok(address)) => console_facts::get(reachable(address), "/metrics")
-                .ok_or_else(|| format!("nobody answers at {address}")),
-            _ => Err("metrics are off, or no configuration was looked at".to_owned()),
+        let text = match metrics_port(&self.root) {
+            Some(port) => metrics_page(&self.root, &port)
+                .ok_or_else(|| format!("nobody answers, metrics.address is {port}")),
+            None => Err("no configuration was looked at".to_owned()),
         };
         limited("metrics.txt", text, PART_BYTES_MAX)
     }

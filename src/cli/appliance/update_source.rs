@@ -1,5 +1,6 @@
 //! What a mirror holds: sums that somebody signed, and the parts of versions.
 
+use crate::cli::appliance::fetch::{self, FetchError};
 use crate::cli::appliance::update_entries::order;
 use sha2::{Digest as _, Sha256};
 use std::{
@@ -10,6 +11,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     str::FromStr,
+    time::Duration,
 };
 
 const SUMS: &str = "SHA256SUMS";
@@ -24,7 +26,7 @@ const PART_BYTES_MAX: u64 = 4 << 30;
 pub enum Source {
     /// On this machine.
     Folder(PathBuf),
-    /// `http://…`
+    /// `http://…` or `https://…`
     Mirror(String),
     /// Another scheme, which is refused when it is used.
     Unknown(String),
@@ -35,7 +37,7 @@ impl FromStr for Source {
 
     fn from_str(text: &str) -> Result<Self, Infallible> {
         Ok(match text.split_once("://") {
-            Some(("http", _)) => Self::Mirror(text.trim_end_matches('/').to_owned()),
+            Some(("http" | "https", _)) => Self::Mirror(text.trim_end_matches('/').to_owned()),
             Some(("file", path)) => Self::Folder(PathBuf::from(path)),
             Some(_) => Self::Unknown(text.to_owned()),
             None => Self::Folder(PathBuf::from(text)),
@@ -62,19 +64,13 @@ pub struct Releases {
 }
 
 impl Source {
-    /// Reads the sums and holds their signature against the keyring.
+    /// Reads the sums and holds their signature against the keyring. A mirror that does not answer
+    /// is asked again for as long as `wait`.
     ///
     /// # Errors
     /// Where they cannot be read, or nobody in the keyring signed them.
-    pub fn releases(&self, keyring: &Path) -> Result<Releases, String> {
-        let read = |name: &str| {
-            let mut bytes = Vec::new();
-            let mut reader = self.open(name)?.take(SUMS_BYTES_MAX);
-            let read = reader.read_to_end(&mut bytes);
-            read.map_err(|error| format!("{}: {error}", self.place(name)))?;
-            Ok::<_, String>(bytes)
-        };
-        let (sums, signature) = (read(SUMS)?, read(SIGNATURE)?);
+    pub fn releases(&self, keyring: &Path, wait: Duration) -> Result<Releases, String> {
+        let (sums, signature) = (self.read(SUMS, wait)?, self.read(SIGNATURE, wait)?);
         verify(&sums, &signature, keyring)
             .map_err(|why| format!("{}: {why}; nothing was changed", self.place(SUMS)))?;
         let all = releases_in(&String::from_utf8_lossy(&sums));
@@ -88,25 +84,50 @@ impl Source {
         }
     }
 
-    fn open(&self, name: &str) -> Result<Box<dyn Read>, String> {
+    /// A small file.
+    fn read(&self, name: &str, wait: Duration) -> Result<Vec<u8>, String> {
         let place = self.place(name);
         match self {
             Self::Folder(folder) => {
-                let file = File::open(folder.join(name));
-                let file = file.map_err(|error| format!("{place}: cannot be read ({error})"))?;
-                Ok(Box::new(file))
+                let read = File::open(folder.join(name)).and_then(|file| {
+                    let mut bytes = Vec::new();
+                    file.take(SUMS_BYTES_MAX).read_to_end(&mut bytes)?;
+                    Ok(bytes)
+                });
+                read.map_err(|error| format!("{place}: cannot be read ({error})"))
             }
-            Self::Mirror(_) => {
-                let answer = ureq::get(&place).call();
-                let answer = answer.map_err(|error| format!("{place}: {error}"))?;
-                let body = answer.into_body().into_with_config().limit(PART_BYTES_MAX);
-                Ok(Box::new(body.reader()))
-            }
-            Self::Unknown(_) => Err(format!(
-                "{place}: use a folder or http://; the signature keeps it from being changed"
-            )),
+            Self::Mirror(_) => fetch::patiently(wait, || fetch::small(&place, SUMS_BYTES_MAX))
+                .map_err(|error| format!("{place}: cannot be fetched ({error})")),
+            Self::Unknown(_) => Err(unknown(&place)),
         }
     }
+
+    /// Brings a part to a path, durable; its SHA-256.
+    fn bring(&self, name: &str, to: &Path, tell: Tell<'_>) -> Result<String, String> {
+        let place = self.place(name);
+        match self {
+            Self::Folder(folder) => copy(&folder.join(name), to)
+                .map_err(|error| format!("{place}: cannot be copied ({error})")),
+            Self::Mirror(_) => {
+                let mut progress = |bytes: u64, total: Option<u64>| {
+                    let of = total.map(|total| format!(" of {}", total >> 20)).unwrap_or_default();
+                    tell(&format!("{name}: {}{of} MiB\n", bytes >> 20));
+                };
+                let fetched = fetch::large(&place, to, PART_BYTES_MAX, &mut progress);
+                fetched.map_err(|error: FetchError| {
+                    format!("{place}: cannot be fetched ({error}); nothing was changed")
+                })
+            }
+            Self::Unknown(_) => Err(unknown(&place)),
+        }
+    }
+}
+
+/// Takes a line of progress.
+pub type Tell<'a> = &'a mut dyn FnMut(&str);
+
+fn unknown(place: &str) -> String {
+    format!("{place}: use a folder, http:// or https://")
 }
 
 /// Whether somebody in the keyring signed the sums. gpg has no keys but these.
@@ -200,16 +221,21 @@ impl Releases {
         })
     }
 
+    /// All that are whole, oldest first.
+    pub fn all(&self) -> &[Release] {
+        &self.all
+    }
+
     /// Puts sums, signature and parts into a folder, whole or not at all.
     ///
     /// # Errors
     /// Where a part cannot be fetched or is not what was signed.
-    pub fn fetch(&self, release: &Release, into: &Path) -> Result<(), String> {
+    pub fn fetch(&self, release: &Release, into: &Path, tell: Tell<'_>) -> Result<(), String> {
         let staged = into.with_extension("new");
         let fault = |error: io::Error| format!("{}: {error}", staged.display());
         remove_folder(&staged).map_err(fault)?;
         fs::create_dir_all(&staged).map_err(fault)?;
-        let fetched = self.fetch_parts(release, &staged);
+        let fetched = self.fetch_parts(release, &staged, tell);
         if fetched.is_err() {
             remove_folder(&staged).map_err(fault)?;
         }
@@ -218,14 +244,13 @@ impl Releases {
         fs::rename(&staged, into).map_err(fault)
     }
 
-    fn fetch_parts(&self, release: &Release, staged: &Path) -> Result<(), String> {
+    fn fetch_parts(&self, release: &Release, staged: &Path, tell: Tell<'_>) -> Result<(), String> {
         for (name, bytes) in [(SUMS, &self.sums), (SIGNATURE, &self.signature)] {
             fs::write(staged.join(name), bytes).map_err(|error| format!("{name}: {error}"))?;
         }
         for (name, wanted) in &release.files {
             let place = self.source.place(name);
-            let copied = copy(self.source.open(name)?, &staged.join(name));
-            let sum = copied.map_err(|error| format!("{place}: cannot be fetched ({error})"))?;
+            let sum = self.source.bring(name, &staged.join(name), tell)?;
             if sum != *wanted {
                 return Err(format!(
                     "{place}: has SHA-256 {sum}, signed is {wanted}; nothing was changed"
@@ -236,7 +261,11 @@ impl Releases {
     }
 }
 
-fn remove_folder(path: &Path) -> io::Result<()> {
+/// Removes a folder that need not be there.
+///
+/// # Errors
+/// Where the system refuses.
+pub fn remove_folder(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -244,7 +273,8 @@ fn remove_folder(path: &Path) -> io::Result<()> {
 }
 
 /// Copies all of it to a durable file; its SHA-256.
-fn copy(mut from: Box<dyn Read>, to: &Path) -> io::Result<String> {
+fn copy(from: &Path, to: &Path) -> io::Result<String> {
+    let mut from = File::open(from)?;
     let mut file = File::create(to)?;
     let mut digest = Sha256::new();
     let mut buffer = vec![0; 1 << 20];

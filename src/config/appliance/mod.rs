@@ -1,10 +1,13 @@
 //! The settings of a machine that boots the image, beside those of its node: in the same file,
 //! in sections of their own. A node that runs elsewhere checks them and does nothing with them.
 
+pub mod install;
+pub mod update;
 pub mod network;
 pub mod time;
 
 use crate::config::fault::{ConfigError, Fault, Origin, line_of, shortened};
+use install::Install;
 use network::Network;
 use serde::{Deserialize, de::DeserializeOwned};
 use time::Time;
@@ -14,7 +17,7 @@ use toml_edit::Document;
 pub const MANUAL: &str = include_str!("../appliance.toml");
 
 /// Sections that are the appliance's, not the node's.
-pub const SECTIONS: &[&str] = &["machine", "network", "time"];
+pub const SECTIONS: &[&str] = &["machine", "install", "update", "debug", "network", "time"];
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -22,6 +25,12 @@ pub const SECTIONS: &[&str] = &["machine", "network", "time"];
 pub struct Appliance {
     /// `[machine]`
     pub machine: Machine,
+    /// `[install]`
+    pub install: Install,
+    /// `[update]`
+    pub update: update::Update,
+    /// `[debug]`
+    pub debug: Debug,
     /// `[network]`
     pub network: Network,
     /// `[time]`
@@ -34,12 +43,65 @@ pub trait Section: DeserializeOwned + Default {
     fn check(&self, complain: Complain<'_>);
 }
 
+/// `[debug]`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Debug {
+    /// Who may log in, as OpenSSH writes public keys; only the debug image lets anybody in.
+    pub authorized_keys: Vec<String>,
+}
+
 /// `[machine]`
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Machine {
     /// Empty: as DHCP says, or "basalt".
     pub hostname: String,
+    /// Whether the plan's kernel arguments are brought into force.
+    pub kernel_arguments: KernelArguments,
+    /// How the data partition is made.
+    pub encrypt_data: Encryption,
+    /// Serial number or WWN of the disk that has the log alone; empty: the data partition has it.
+    pub wal_disk: String,
+}
+
+/// Whether the plan's kernel arguments are brought into force.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KernelArguments {
+    /// At once where a running kernel takes them, else at the next restart.
+    #[default]
+    Auto,
+    /// Never; an add-on that is there is removed.
+    Off,
+}
+
+impl KernelArguments {
+    /// They are.
+    pub fn is_auto(self) -> bool {
+        self == Self::Auto
+    }
+}
+
+/// How a data partition is protected from who takes the disk out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encryption {
+    /// Not.
+    #[default]
+    Off,
+    /// LUKS, with a key that this machine's TPM 2.0 gives to an unchanged boot.
+    Tpm2,
+}
+
+impl Encryption {
+    /// As the configuration has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Tpm2 => "tpm2",
+        }
+    }
 }
 
 /// Reads the appliance's sections of a configuration file.
@@ -76,6 +138,9 @@ pub fn section<T: Section>(name: &str, text: &str) -> Result<T, ConfigError> {
 impl Section for Appliance {
     fn check(&self, complain: Complain<'_>) {
         self.machine.check(complain);
+        self.install.check(complain);
+        self.update.check(complain);
+        self.debug.check(complain);
         self.network.check(complain);
         self.time.check(complain);
     }
@@ -104,7 +169,50 @@ impl Machine {
                 "use letters, digits, - and . (RFC 1123), 64 at most".to_owned(),
             );
         }
+        let disk = &self.wal_disk;
+        let printable = disk.bytes().all(|byte| byte.is_ascii_graphic());
+        if disk.len() > 64 || !printable {
+            complain(
+                "machine.wal_disk",
+                format!("machine.wal_disk = \"{}\" names no disk", shortened(disk)),
+                "give the disk's serial number or WWN, without blanks".to_owned(),
+            );
+        }
     }
+}
+
+impl Debug {
+    fn check(&self, complain: Complain<'_>) {
+        for (index, key) in self.authorized_keys.iter().enumerate() {
+            if !is_public_key(key) {
+                complain(
+                    &format!("debug.authorized_keys.{index}"),
+                    format!("debug.authorized_keys: \"{}\" is no public key", shortened(key)),
+                    "use a line of an .pub file: type, key in base64, comment; no options"
+                        .to_owned(),
+                );
+            }
+        }
+    }
+}
+
+/// `ssh-ed25519 AAAA… comment`, of a type that OpenSSH takes by default.
+fn is_public_key(line: &str) -> bool {
+    const TYPES: [&str; 7] = [
+        "ssh-ed25519",
+        "ssh-rsa",
+        "ecdsa-sha2-nistp256",
+        "ecdsa-sha2-nistp384",
+        "ecdsa-sha2-nistp521",
+        "sk-ssh-ed25519@openssh.com",
+        "sk-ecdsa-sha2-nistp256@openssh.com",
+    ];
+    let mut words = line.split(' ');
+    let known = words.next().is_some_and(|word| TYPES.contains(&word));
+    let base64 = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte);
+    // Four bytes of length before the type: every key begins so.
+    let is_key = |word: &str| word.starts_with("AAAA") && word.bytes().all(base64);
+    known && words.next().is_some_and(is_key) && !line.contains(char::is_control)
 }
 
 /// The line, from 1, where a key such as `network.links.0.address` stands.
@@ -134,7 +242,24 @@ mod tests {
         ("[machine]\nhostname = \"a b\"", "f:2: machine.hostname = \"a b\" is no host name; use l"),
         ("\n[machine]\nhostnam = \"a\"", "f:3: unknown field `hostnam`"),
         ("[machine]\nhostname = 7", "f:2: invalid type: integer `7`, expected a string"),
+        (
+            "[machine]\nkernel_arguments = \"on\"",
+            "f:2: unknown variant `on`, expected `auto` or `off`",
+        ),
+        (
+            "[debug]\nauthorized_keys = [\n\"ssh-ed25519 AAAAC3 me\",\n\"no-pty ssh-rsa AAAA\"]",
+            "f:4: debug.authorized_keys: \"no-pty ssh-rsa AAAA\" is no public key; use a line",
+        ),
+        ("[debug]\nauthorized_keys = [\"ssh-rsa AAAA\\nssh-rsa AAAA\"]", "f:2: debug.authorized"),
         ("machine = 1", "f:1: invalid type: integer `1`"),
+        (
+            "[machine]\nencrypt_data = \"yes\"",
+            "f:2: unknown variant `yes`, expected `off` or `tpm2`",
+        ),
+        (
+            "[machine]\nwal_disk = \"a b\"",
+            "f:2: machine.wal_disk = \"a b\" names no disk; give the",
+        ),
     ];
 
     #[test]

@@ -1,0 +1,74 @@
+//! `basalt machine-settings`: what the scripts of the initrd need of a configuration, a line a key.
+//! They mount the data partition, so this runs before there is one.
+
+use crate::cli::{Output, say};
+use crate::config::appliance::appliance;
+use crate::config::overlay::FILE_BYTES_MAX;
+use clap::Args;
+use std::io::Read as _;
+
+const EXAMPLES: &str = "\
+Examples:
+  basalt machine-settings </efi/loader/basalt/basalt.toml
+                                           encrypt_data=off, wal_disk=";
+
+/// Arguments of `basalt machine-settings`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct MachineSettings {}
+
+impl MachineSettings {
+    /// Reads a configuration from standard input and prints what is to be done with disks. What is
+    /// wrong outside of the appliance's own sections is not looked at.
+    ///
+    /// # Errors
+    /// Where the text is no TOML, or such a section is wrong: nothing is to be made on a disk then.
+    pub fn run(self, output: &mut Output<'_>) -> Result<(), String> {
+        let mut text = String::new();
+        let mut input =
+            std::io::stdin().lock().take(u64::try_from(FILE_BYTES_MAX).unwrap_or(0) + 1);
+        input.read_to_string(&mut text).map_err(|error| format!("basalt.toml: {error}"))?;
+        if text.len() > FILE_BYTES_MAX {
+            return Err(format!("basalt.toml: more than {FILE_BYTES_MAX} bytes; make it shorter"));
+        }
+        say(output.out, &lines(&text)?);
+        Ok(())
+    }
+}
+
+fn lines(text: &str) -> Result<String, String> {
+    let document = toml_edit::Document::parse(text)
+        .map_err(|error| format!("basalt.toml: no valid TOML: {}", error.message()))?;
+    let machine = appliance("basalt.toml", text).map_err(|error| error.to_string())?.machine;
+    let directory = document.get("data").and_then(|data| data.get("directory")?.as_str());
+    if let Some(directory) = directory.filter(|it| !it.is_empty() && !machine.wal_disk.is_empty()) {
+        return Err(format!(
+            "basalt.toml: data.directory = \"{directory}\" with machine.wal_disk: the log's disk \
+             is for the default folder only; leave data.directory out"
+        ));
+    }
+    Ok(format!("encrypt_data={}\nwal_disk={}\n", machine.encrypt_data.name(), machine.wal_disk))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_lines_and_the_defaults_are_told_too() {
+        assert_eq!(lines("").unwrap(), "encrypt_data=off\nwal_disk=\n");
+        let text = "[machine]\nencrypt_data = \"tpm2\"\nwal_disk = \"S4\"\n[wal]\nnonsense = 1\n";
+        assert_eq!(lines(text).unwrap(), "encrypt_data=tpm2\nwal_disk=S4\n");
+    }
+
+    #[test]
+    fn what_cannot_be_read_gives_no_settings() {
+        assert!(lines("[machine").unwrap_err().contains("no valid TOML"));
+        assert!(
+            lines("[machine]\nencrypt_date = 1").unwrap_err().contains("basalt.toml:2: unknown")
+        );
+        let text = "[machine]\nwal_disk = \"S4\"\n[data]\ndirectory = \"/var/lib/basalt/b\"\n";
+        assert!(lines(text).unwrap_err().contains("leave data.directory out"));
+        assert!(lines("[machine]\nwal_disk = \"a\\nb\"").unwrap_err().contains("names no disk"));
+    }
+}

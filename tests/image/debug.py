@@ -1,0 +1,95 @@
+"""The debug image lets its owner in by key, and nobody else; the release image has no login at all.
+
+Needs build/debug/basalt-debug_*.raw (make image PROFILE=debug) beside the release image.
+"""
+
+import re
+import subprocess
+from pathlib import Path
+
+from case import CONFIG, IMAGE, OPEN, ImageCase, main, say
+from machine import TOP, Machine, in_tools
+
+
+def debug_image() -> Path:
+    """The whole disk among what PROFILE=debug left."""
+    parts = (".esp.raw", ".root-x86-64")
+    found = [
+        path
+        for path in (TOP / "build/debug").glob("basalt-debug_*.raw")
+        if not any(part in path.name for part in parts)
+    ]
+    if len(found) != 1:
+        raise LookupError("no build/debug/basalt-debug_*.raw: run make image PROFILE=debug first")
+    return found[0]
+
+
+class DebugImage(ImageCase):
+    def key(self, name: str) -> Path:
+        """A new key pair."""
+        path = self.folder / name
+        command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(path)]
+        subprocess.run(command, check=True)
+        return path
+
+    def ssh(self, machine: Machine, key: Path, command: str) -> subprocess.CompletedProcess:
+        """Runs a command on the machine, as root, with that key and nothing else."""
+        return subprocess.run(
+            ["ssh", "-F", "none", "-i", key, "-p", str(machine.ssh_port),
+             "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes", "-o", "ConnectTimeout=60",
+             "-o", "StrictHostKeyChecking=no", "-o", f"UserKnownHostsFile={self.folder}/known",
+             "-o", "PreferredAuthentications=publickey,password,keyboard-interactive",
+             "root@127.0.0.1", command],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    def test_the_key_opens_and_no_other(self):
+        owner, stranger = self.key("owner"), self.key("stranger")
+        public = owner.with_suffix(".pub").read_text().strip()
+        machine = Machine(self.folder / "machine", debug_image())
+        self.machines.append(machine)
+        machine.put_on_esp(CONFIG, OPEN + f'[debug]\nauthorized_keys = ["{public}"]\n')
+        machine.power_on()
+        machine.wait_for_block(1)
+        machine.wait_for("the red line", lambda: "DEBUG IMAGE" in machine.console())
+
+        def logged_in():
+            done = self.ssh(machine, owner, "id -un; cat /etc/os-release")
+            return done if done.returncode == 0 else None
+
+        answer = machine.wait_for("SSH", logged_in, every_s=5)
+        say(f"logged in after {machine.seconds():.0f} s")
+        self.assertTrue(answer.stdout.startswith("root\n"))
+        self.assertIn("VARIANT_ID=debug", answer.stdout)
+        self.assertIn("DEBUG IMAGE", answer.stderr)
+        refused = self.ssh(machine, stranger, "true")
+        self.assertNotEqual(refused.returncode, 0)
+        self.assertIn("Permission denied (publickey)", refused.stderr)
+        updates = self.ssh(machine, owner, "grep -h ^MatchPattern= /usr/lib/sysupdate.d/*")
+        self.assertNotRegex(updates.stdout, r"=basalt_")
+        seats = self.ssh(machine, owner, "systemctl is-active basalt.service")
+        self.assertEqual(seats.stdout.strip(), "active")
+
+    def test_the_release_refuses_keys_and_has_no_way_in(self):
+        machine = self.machine(config='[debug]\nauthorized_keys = ["ssh-ed25519 AAAAC3Nz me"]\n')
+        machine.power_on()
+        fault = r"basalt\.toml:2: debug\.authorized_keys has keys, but this is the\s+release image"
+        machine.wait_for("the fault", lambda: re.search(fault, machine.console()))
+        self.assertNotIn("login:", machine.console())
+        machine.power_cut()
+        root = next(IMAGE.parent.glob(f"{IMAGE.stem}.root-x86-64.*.raw"))
+        found = subprocess.run(
+            in_tools("fsck.erofs", f"--extract={self.folder}/root", str(root)),
+            capture_output=True, check=False,
+        )  # fmt: skip
+        self.assertEqual(found.returncode, 0, found.stderr)
+        top = self.folder / "root"
+        self.assertFalse(list(top.glob("usr/*bin/sshd")) + list(top.glob("etc/ssh/*")))
+        shadow = (top / "etc/shadow").read_text()
+        self.assertNotRegex(shadow, r"(?m)^[^:]+:[^*!]")
+        for unit in ("getty@.service", "serial-getty@.service", "debug-shell.service"):
+            self.assertEqual((top / "etc/systemd/system" / unit).readlink(), Path("/dev/null"))
+
+
+if __name__ == "__main__":
+    main()
