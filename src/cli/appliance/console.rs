@@ -122,6 +122,7 @@ fn page(facts: &Facts) -> Vec<Line> {
         row("arguments", colour, &arguments.text);
     }
     row("disk", PLAIN, &facts.disk);
+    row("time", if facts.time.is_good { PLAIN } else { YELLOW }, &facts.time.text);
     row("up", PLAIN, &facts.up);
     if let Some(refused) = &facts.refused_update {
         row("update", RED, refused);
@@ -227,7 +228,7 @@ fn drawn(lines: &[Line], is_first: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::appliance::console_facts::Chain;
+    use crate::cli::appliance::console_facts::{Chain, Clock};
     use crate::cli::appliance::kernel_arguments::State;
     use crate::cli::appliance::request_file::Outcome;
 
@@ -270,6 +271,7 @@ mod tests {
                 line: String::new(),
             }),
             disk: "3 of 10 GiB used".to_owned(),
+            time: Clock::default(),
             up: "1 h".to_owned(),
             is_debug: false,
         }
