@@ -18,6 +18,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+/// Control group of the node's service.
+const NODE_GROUP: &str = "sys/fs/cgroup/system.slice/basalt.service";
 /// How long the node may take to answer.
 const TIMEOUT: Duration = Duration::from_millis(800);
 /// Bytes of an answer at most.
@@ -89,6 +91,8 @@ pub struct Facts {
     pub arguments: Option<kernel_arguments::State>,
     /// Of the data partition.
     pub disk: String,
+    /// Of the node, now and at most since its start, and of the machine.
+    pub memory: String,
     /// Since the boot.
     pub up: String,
     /// The image lets people in.
@@ -129,6 +133,7 @@ impl Places {
             version: version(&self.root),
             refused_update: refused_update(&self.root),
             disk: self.disk() + &disk.words(),
+            memory: self.memory().unwrap_or_else(|| "no service of the node".to_owned()),
             left_slot: disk.left,
             corrupted: disk.corrupted,
             recovery_key: disk.recovery_key,
@@ -200,6 +205,18 @@ impl Places {
                 full.unwrap_or_else(|| "none".to_owned()),
             ),
         }
+    }
+
+    /// What the node's control group is charged: its own memory, and pages of its files.
+    fn memory(&self) -> Option<String> {
+        let charged = |name: &str| {
+            let bytes = self.text(&format!("{NODE_GROUP}/memory.{name}"));
+            Some(bytes.trim().parse::<u64>().ok()? >> 20)
+        };
+        let machine = self.text("proc/meminfo");
+        let kib = machine.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        let all = kib.trim().strip_suffix(" kB")?.parse::<u64>().ok()? >> 10;
+        Some(format!("node {} MiB, at most {} of {all}", charged("current")?, charged("peak")?))
     }
 
     fn disk(&self) -> String {
@@ -393,6 +410,9 @@ mod tests {
         put("sys/devices/system/cpu/nohz_full", "(null)\n");
         put("var/lib/x", "");
         let folder = root.path().to_owned();
+        put("proc/meminfo", "MemTotal:        1000000 kB\nMemFree: 1 kB\n");
+        put("sys/fs/cgroup/system.slice/basalt.service/memory.current", "104857600\n");
+        put("sys/fs/cgroup/system.slice/basalt.service/memory.peak", "209715200\n");
         put("state", "disk=/dev/vda\ndata=/dev/vda6\nencrypted=yes\n");
         let disk = folder.clone();
         let places = Places { run: folder.clone(), node: folder.clone(), disk, root: folder };
@@ -407,6 +427,7 @@ mod tests {
         assert_eq!(places.look(Vec::new()).is_signed, Some(true));
         assert_eq!(facts.tune, "isolated 2-3, no ticks on none");
         assert!(facts.disk.contains("MiB free of"), "{}", facts.disk);
+        assert_eq!(facts.memory, "node 100 MiB, at most 200 of 976");
         assert!(facts.disk.ends_with(" on /dev/vda6, encrypted"), "{}", facts.disk);
     }
 
