@@ -485,3 +485,47 @@ fn serve(text: &'static str) -> String {
     });
     url
 }
+
+/// A PE program as systemd's addonx64.efi.stub: headers of 1024 bytes, one section.
+fn stub() -> Vec<u8> {
+    let mut bytes = vec![0_u8; 2048];
+    let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+    put(0, b"MZ");
+    put(0x3c, &[0x40]);
+    put(0x40, b"PE\0\0");
+    put(0x46, &[1, 0]);
+    put(0x54, &[240, 0]);
+    put(0x58, &[0x0b, 0x02]);
+    for (at, value) in [(0x78, 4096_u32), (0x7c, 512), (0x90, 8192), (0x94, 1024)] {
+        put(at, &value.to_le_bytes());
+    }
+    put(0x148, b".sdmagic");
+    for (at, value) in [(0x150, 52_u32), (0x154, 4096), (0x158, 512), (0x15c, 1024)] {
+        put(at, &value.to_le_bytes());
+    }
+    bytes
+}
+
+#[test]
+fn the_plans_kernel_arguments_become_an_addon() {
+    let folder = tempfile::tempdir().unwrap();
+    let (stub_file, addon) = (folder.path().join("stub"), folder.path().join("a.addon.efi"));
+    let plan = |machine: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_basalt"));
+        command.args(["plan", "--kernel-args", "--addon"]).arg(&addon);
+        command.arg("--stub").arg(&stub_file).env("HWLOC_SYNTHETIC", machine).output().unwrap()
+    };
+    let large = "node:2(memory=16GB) core:8 pu:1";
+    let refused = plan(large);
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && text.contains("install Debian's package"), "{text}");
+    fs::write(&stub_file, stub()).unwrap();
+    let refused = plan("node:1(memory=16GB) core:2 pu:1");
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(text.contains("no add-on is written") && !addon.exists(), "{text}");
+    let done = plan(large);
+    assert!(done.status.success(), "{done:?}");
+    let written = fs::read(&addon).unwrap();
+    let wanted = b"isolcpus=managed_irq,domain,";
+    assert!(written.windows(wanted.len()).any(|part| part == wanted));
+}
