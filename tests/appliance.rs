@@ -66,36 +66,6 @@ impl Boot {
         command.env("CREDENTIALS_DIRECTORY", self.path("credentials")).output().unwrap()
     }
 
-    /// `boot-network`: whether all is well, and what it complains about.
-    fn network(&self) -> (bool, String) {
-        for folder in ["links", "machine"] {
-            fs::create_dir_all(self.path(folder)).unwrap();
-        }
-        let mut command = Command::new(env!("CARGO_BIN_EXE_basalt"));
-        command.args(["boot-network", "--keep-name"]);
-        for (flag, name) in [
-            ("--esp", "esp"),
-            ("--links", "links"),
-            ("--into", "machine"),
-            ("--kernel-arguments", "cmdline"),
-            ("--firmware", "firmware"),
-            ("--accept", "accept"),
-        ] {
-            command.arg(flag).arg(self.path(name));
-        }
-        let output = command.env("CREDENTIALS_DIRECTORY", self.path("credentials")).output();
-        let output = output.unwrap();
-        (output.status.success(), String::from_utf8(output.stderr).unwrap())
-    }
-
-    fn links(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.path("links")).unwrap();
-        let mut names: Vec<_> =
-            entries.map(|it| it.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    }
-
     /// What a good boot puts in force.
     fn in_force(&self) -> Value {
         let output = self.run();
@@ -516,74 +486,46 @@ fn serve(text: &'static str) -> String {
     url
 }
 
-const STATIC: &str = "[[network.link]]\nmatch = \"e0\"\naddresses = [\"10.0.0.7/24\"]\n";
-
-#[test]
-fn links_and_time_servers_are_put_in_force_before_the_network() {
-    let boot = Boot::new();
-    boot.put("esp/loader/basalt/basalt.toml", &format!("[rpc]\nbatch_max = 0\n{STATIC}"));
-    assert_eq!(boot.network(), (true, String::new()), "what is wrong elsewhere is no matter here");
-    assert_eq!(boot.links(), ["20-basalt-link00.network"]);
-    let text = fs::read_to_string(boot.path("links/20-basalt-link00.network")).unwrap();
-    assert!(text.contains("Address=10.0.0.7/24\n"), "{text}");
-    let chrony = fs::read_to_string(boot.path("machine/chrony.conf")).unwrap();
-    assert!(chrony.contains(" iburst nts\n"), "{chrony}");
-    fs::remove_file(boot.path("esp/loader/basalt/basalt.toml")).unwrap();
-    boot.put("credentials/basalt.config", &format!("{STATIC}[time]\nservers = [\"ntp://a\"]\n"));
-    boot.put("links/50-other.network", "");
-    assert!(boot.network().0);
-    assert_eq!(boot.links(), ["20-basalt-link00.network", "50-other.network"]);
-    let chrony = fs::read_to_string(boot.path("machine/chrony.conf")).unwrap();
-    assert!(chrony.contains("server a iburst\n"), "{chrony}");
+/// A PE program as systemd's addonx64.efi.stub: headers of 1024 bytes, one section.
+fn stub() -> Vec<u8> {
+    let mut bytes = vec![0_u8; 2048];
+    let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+    put(0, b"MZ");
+    put(0x3c, &[0x40]);
+    put(0x40, b"PE\0\0");
+    put(0x46, &[1, 0]);
+    put(0x54, &[240, 0]);
+    put(0x58, &[0x0b, 0x02]);
+    for (at, value) in [(0x78, 4096_u32), (0x7c, 512), (0x90, 8192), (0x94, 1024)] {
+        put(at, &value.to_le_bytes());
+    }
+    put(0x148, b".sdmagic");
+    for (at, value) in [(0x150, 52_u32), (0x154, 4096), (0x158, 512), (0x15c, 1024)] {
+        put(at, &value.to_le_bytes());
+    }
+    bytes
 }
 
 #[test]
-fn a_wrong_network_leaves_the_images_own_way_and_starts_maintenance() {
-    let boot = Boot::new();
-    boot.put("esp/loader/basalt/basalt.toml", STATIC);
-    boot.network();
-    let wrong = format!("[time]\nservers = [\"ntp://b\"]\n{STATIC}gateways = [\"10.0.1.1\"]\n");
-    boot.put("esp/loader/basalt/basalt.toml", &wrong);
-    let (is_well, complaint) = boot.network();
-    let path = boot.path("esp/loader/basalt/basalt.toml").display().to_string();
-    let wanted = format!("error: {path}:6: network.link.gateways has \"10.0.1.1\", in no network");
-    assert!(!is_well && complaint.starts_with(&wanted), "{complaint}");
-    assert!(boot.links().is_empty(), "{:?}", boot.links());
-    let chrony = fs::read_to_string(boot.path("machine/chrony.conf")).unwrap();
-    assert!(chrony.contains("server b iburst\n"), "another section is in force: {chrony}");
-    assert!(boot.refusal().contains(&wanted), "boot-config says the same");
-}
-
-#[test]
-fn a_network_by_url_is_too_late() {
-    let boot = Boot::new();
-    let text =
-        format!("[network]\nallow_from = [\"10.0.0.0/8\"]\n{STATIC}[time]\nfrom_dhcp = true\n");
-    let url = serve(Box::leak(text.clone().into_boxed_str()));
-    let digest = hex::encode(Sha256::digest(&text));
-    boot.put("cmdline", &format!("ro basalt.config_url={url} basalt.config_sha256={digest}\n"));
-    assert_eq!(boot.network(), (true, String::new()));
-    assert!(boot.links().is_empty());
-    let refusal = boot.refusal();
-    assert!(refusal.contains(&format!("{url}:3: network.link is needed before")), "{refusal}");
-    assert!(refusal.contains(&format!("{url}:6: time is needed before")), "{refusal}");
-    assert!(!refusal.contains("allow_from"), "{refusal}");
-}
-
-#[test]
-fn ports_are_open_to_the_networks_that_are_named() {
-    let boot = Boot::new();
-    let text = "[rpc]\naddress = \"0.0.0.0:18545\"\n[network]\n\
-                allow_from = [\"10.0.0.0/8\", \"2001:db8::/32\"]\n";
-    boot.put("esp/loader/basalt/basalt.toml", text);
-    boot.in_force();
-    let ports = fs::read_to_string(boot.path("run/ports.nft")).unwrap();
-    let rules: Vec<_> = ports.lines().filter(|line| line.starts_with("add rule")).collect();
-    assert_eq!(
-        rules,
-        [
-            "add rule inet basalt input ip saddr 10.0.0.0/8 tcp dport { 18545 } accept",
-            "add rule inet basalt input ip6 saddr 2001:db8::/32 tcp dport { 18545 } accept",
-        ]
-    );
+fn the_plans_kernel_arguments_become_an_addon() {
+    let folder = tempfile::tempdir().unwrap();
+    let (stub_file, addon) = (folder.path().join("stub"), folder.path().join("a.addon.efi"));
+    let plan = |machine: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_basalt"));
+        command.args(["plan", "--kernel-args", "--addon"]).arg(&addon);
+        command.arg("--stub").arg(&stub_file).env("HWLOC_SYNTHETIC", machine).output().unwrap()
+    };
+    let large = "node:2(memory=16GB) core:8 pu:1";
+    let refused = plan(large);
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && text.contains("install Debian's package"), "{text}");
+    fs::write(&stub_file, stub()).unwrap();
+    let refused = plan("node:1(memory=16GB) core:2 pu:1");
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(text.contains("no add-on is written") && !addon.exists(), "{text}");
+    let done = plan(large);
+    assert!(done.status.success(), "{done:?}");
+    let written = fs::read(&addon).unwrap();
+    let wanted = b"isolcpus=managed_irq,domain,";
+    assert!(written.windows(wanted.len()).any(|part| part == wanted));
 }

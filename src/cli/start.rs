@@ -39,8 +39,8 @@ pub fn run(start: Start) -> u8 {
     }
 }
 
-/// Where a service leaves the reason of its end, and serves its numbers: for `maintenance`, `console`
-/// and the health gate.
+/// Where a service leaves the reason of its end, and serves its numbers: for `maintenance`,
+/// `console` and the health gate.
 fn runtime_directory() -> Option<PathBuf> {
     let folders = std::env::var_os("RUNTIME_DIRECTORY")?;
     std::env::split_paths(&folders).next()

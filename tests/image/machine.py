@@ -236,7 +236,7 @@ class Machine:
         if self.nvme_serial:
             drive = f"nvme,drive=disk,serial={self.nvme_serial},bootindex=1"
         if self.is_stick:
-            drive = "usb-storage,drive=disk,serial=STICK01,removable=on,bootindex=1"
+            drive = "scsi-hd,drive=disk,serial=STICK01,removable=on,bootindex=1"
         machine_type, secure = "q35", []
         if self.secure_boot:
             ovmf = TOOLS / "usr/share/OVMF/OVMF_CODE_4M.secboot.fd"
@@ -257,7 +257,7 @@ class Machine:
             "-drive", f"if=pflash,format=raw,readonly=on,file={ovmf}",
             "-drive", f"if=pflash,format=raw,file={self.variables}",
             "-drive", f"file={self.disk},format=raw,if=none,id=disk,discard=unmap,cache=writeback",
-            *(["-device", "qemu-xhci"] if self.is_stick else []), "-device", drive,
+            *(["-device", "virtio-scsi-pci"] if self.is_stick else []), "-device", drive,
             "-netdev", f"user,id=net,restrict={'on' if self.restricted else 'off'},{forwards}",
             "-device", "virtio-net-pci,netdev=net", "-device", "virtio-rng-pci",
             *self.start_tpm(),

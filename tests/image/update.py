@@ -7,12 +7,13 @@ import hashlib
 import os
 import re
 import shutil
+import time
 import tomllib
 import unittest
 from pathlib import Path
 
 import case
-from case import ImageCase, main, say
+from case import CONFIG, OPEN, ImageCase, main, say
 from machine import BOOT_S, TOP, Machine
 from mirror import Mirror
 
@@ -39,10 +40,10 @@ class Update(ImageCase):
         self.addCleanup(mirror.close)
         return mirror.url
 
-    def flashed(self) -> Machine:
+    def flashed(self, more: str = "") -> Machine:
         """A machine with the first version, which reaches the mirrors."""
         case.IMAGE = IMAGES / OLD / f"basalt_{OLD}.raw"
-        machine = self.machine(disk_bytes=5 << 30)
+        machine = self.machine(config=OPEN + more, disk_bytes=5 << 30)
         machine.reboots = True
         machine.restricted = False
         return machine
@@ -200,6 +201,31 @@ class Update(ImageCase):
             self.assertIn(f'"{version}"', refused)
             self.assertRegex(refused, reason)
             say(refused.replace("\n", " "))
+
+    def test_updates_by_itself_as_the_config_says(self):
+        at = time.strftime("%H:%M", time.gmtime())
+        source = f'[update]\nsource = "{self.mirror(NEW)}"\nat = "{at}"\n'
+        machine = self.flashed(source + 'apply = "check"\n')
+        machine.power_on()
+        machine.wait_for_block(1)
+        first = machine.call("eth_getBlockByNumber", "0x1", False)
+        told = f"{NEW} is available"
+        machine.wait_for(f"{told!r} on the console", lambda: told in machine.console(), 2 * BOOT_S)
+        self.assertIn(f'basalt_update_available{{version="{NEW}"}} 1', machine.metrics())
+        self.assertEqual(self.kernels(machine), [f"basalt_{OLD}.efi"])
+        say(f"{told}, after {machine.seconds():.0f} s")
+
+        # Another time of day, because this one's look is done.
+        machine.power_cut()
+        at = time.strftime("%H:%M", time.gmtime())
+        source = f'[update]\nsource = "{self.mirror(NEW)}"\nat = "{at}"\n'
+        machine.put_on_esp(CONFIG, OPEN + source + 'apply = "automatic"\n')
+        machine.power_on()
+        blessed = f"basalt_{NEW}.efi"
+        machine.wait_for("the blessing", lambda: blessed in self.kernels(machine), 4 * BOOT_S)
+        say(f"{NEW}: applied by itself and blessed after {machine.seconds():.0f} s")
+        machine.wait_for_block(1)
+        self.assertEqual(machine.call("eth_getBlockByNumber", "0x1", False), first)
 
     def test_reset_by_request_needs_the_hosts_name(self):
         machine = self.flashed()

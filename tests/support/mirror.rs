@@ -51,7 +51,7 @@ fn serve(
         }
     }
     let mut words = first.split(' ');
-    let is_head = words.next() == Some("HEAD");
+    words.next();
     let mut file = File::open(folder.join(words.next().unwrap().trim_start_matches('/')))?;
     let size = file.metadata()?.len();
     let (from, to) = range.map_or((0, size - 1), |(from, to)| (from, to.min(size - 1)));
@@ -63,9 +63,6 @@ fn serve(
         head.push_str(&format!("content-range: bytes {from}-{to}/{size}\r\n"));
     }
     stream.write_all(format!("{head}connection: close\r\n\r\n").as_bytes())?;
-    if is_head {
-        return Ok(());
-    }
     file.seek(SeekFrom::Start(from))?;
     let mut kept = length;
     if length > 4 << 20 && *breaks > 0 {
@@ -132,7 +129,7 @@ impl Secured {
         ]);
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut command = Command::new("openssl");
-        command.args(["s_server", "-quiet", "-HTTP", "-accept", &format!("127.0.0.1:{port}")]);
+        command.args(["s_server", "-quiet", "-WWW", "-accept", &format!("127.0.0.1:{port}")]);
         command.args(["-cert", &named("mirror.pem"), "-key", &named("mirror.key")]);
         command.current_dir(folder).stdin(Stdio::null());
         command.stdout(Stdio::null()).stderr(Stdio::null());

@@ -117,10 +117,9 @@ pub fn large(
     bytes_max: u64,
     tell: &mut dyn FnMut(u64, Option<u64>),
 ) -> Result<String, FetchError> {
-    let gives_pieces = agent(PIECE_TIMEOUT).head(url).call().is_ok_and(|answer| {
-        let ranges = answer.headers().get("accept-ranges");
-        ranges.is_some_and(|value| value.as_bytes() == b"bytes")
-    });
+    // Not by HEAD, which not every server has. Of an answer that is the whole file nothing is read.
+    let first = agent(PIECE_TIMEOUT).get(url).header("range", "bytes=0-0").call();
+    let gives_pieces = first.is_ok_and(|answer| answer.status() == 206);
     let timeout = if gives_pieces { PIECE_TIMEOUT } else { WHOLE_TIMEOUT };
     let mut to = Kept::new(path, bytes_max)?;
     let (agent, mut breaks, mut told) = (agent(timeout), 0, Instant::now());

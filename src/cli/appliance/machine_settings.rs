@@ -10,7 +10,7 @@ use std::io::Read as _;
 const EXAMPLES: &str = "\
 Examples:
   basalt machine-settings </efi/loader/basalt/basalt.toml
-                                           encrypt_data=off, wal_disk=";
+                                           encrypt_data=off, wal_disk=, run_from_usb=no";
 
 /// Arguments of `basalt machine-settings`.
 #[derive(Debug, Args)]
@@ -39,7 +39,8 @@ impl MachineSettings {
 fn lines(text: &str) -> Result<String, String> {
     let document = toml_edit::Document::parse(text)
         .map_err(|error| format!("basalt.toml: no valid TOML: {}", error.message()))?;
-    let machine = appliance("basalt.toml", text).map_err(|error| error.to_string())?.machine;
+    let found = appliance("basalt.toml", text).map_err(|error| error.to_string())?;
+    let (machine, install) = (found.machine, found.install);
     let directory = document.get("data").and_then(|data| data.get("directory")?.as_str());
     if let Some(directory) = directory.filter(|it| !it.is_empty() && !machine.wal_disk.is_empty()) {
         return Err(format!(
@@ -47,7 +48,12 @@ fn lines(text: &str) -> Result<String, String> {
              is for the default folder only; leave data.directory out"
         ));
     }
-    Ok(format!("encrypt_data={}\nwal_disk={}\n", machine.encrypt_data.name(), machine.wal_disk))
+    let run_from_usb = if install.run_from_usb { "yes" } else { "no" };
+    let encrypt_data = machine.encrypt_data.name();
+    Ok(format!(
+        "encrypt_data={encrypt_data}\nwal_disk={}\nrun_from_usb={run_from_usb}\n",
+        machine.wal_disk
+    ))
 }
 
 #[cfg(test)]
@@ -56,9 +62,10 @@ mod tests {
 
     #[test]
     fn settings_are_lines_and_the_defaults_are_told_too() {
-        assert_eq!(lines("").unwrap(), "encrypt_data=off\nwal_disk=\n");
+        assert_eq!(lines("").unwrap(), "encrypt_data=off\nwal_disk=\nrun_from_usb=no\n");
         let text = "[machine]\nencrypt_data = \"tpm2\"\nwal_disk = \"S4\"\n[wal]\nnonsense = 1\n";
-        assert_eq!(lines(text).unwrap(), "encrypt_data=tpm2\nwal_disk=S4\n");
+        assert_eq!(lines(text).unwrap(), "encrypt_data=tpm2\nwal_disk=S4\nrun_from_usb=no\n");
+        assert!(lines("[install]\nrun_from_usb = true\n").unwrap().contains("run_from_usb=yes\n"));
     }
 
     #[test]

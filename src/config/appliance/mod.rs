@@ -178,6 +178,14 @@ impl Machine {
                 "give the disk's serial number or WWN, without blanks".to_owned(),
             );
         }
+        if !disk.is_empty() && self.encrypt_data != Encryption::Off {
+            complain(
+                "machine.wal_disk",
+                "machine.wal_disk with machine.encrypt_data: the log would not be encrypted"
+                    .to_owned(),
+                "leave one of them out".to_owned(),
+            );
+        }
     }
 }
 
@@ -255,6 +263,10 @@ mod tests {
         (
             "[machine]\nencrypt_data = \"yes\"",
             "f:2: unknown variant `yes`, expected `off` or `tpm2`",
+        ),
+        (
+            "[machine]\nencrypt_data = \"tpm2\"\nwal_disk = \"S4\"",
+            "f:3: machine.wal_disk with machine.encrypt_data: the log would not",
         ),
         (
             "[machine]\nwal_disk = \"a b\"",

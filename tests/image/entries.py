@@ -1,0 +1,72 @@
+"""The initrd's functions about boot entries, tried on a folder: no machine is started for it."""
+
+import subprocess
+import tempfile
+import unittest
+from pathlib import Path
+
+from machine import TOP
+
+COMMON = TOP / "image/mkosi.images/initrd/mkosi.extra/usr/lib/basalt/common"
+
+
+class Entries(unittest.TestCase):
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.esp = Path(folder.name)
+        (self.esp / "EFI/Linux").mkdir(parents=True)
+
+    def put(self, *names: str) -> None:
+        """Entries with these names, and no others."""
+        for old in (self.esp / "EFI/Linux").iterdir():
+            old.unlink()
+        for name in names:
+            (self.esp / "EFI/Linux" / name).write_text(name)
+
+    def names(self) -> list[str]:
+        """What lies there now."""
+        return sorted(path.name for path in (self.esp / "EFI/Linux").iterdir())
+
+    def bash(self, *call: str) -> str:
+        """Calls one function."""
+        command = ["bash", "-uc", '. "$0"; "$@"', str(COMMON), *call]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        self.assertEqual(done.stderr, "")
+        return done.stdout.strip()
+
+    def test_a_name_tells_version_and_tries(self):
+        for name, stem, left in [
+            ("basalt_0.1.0.efi", "basalt_0.1.0", ""),
+            ("basalt_0.1.0+3.efi", "basalt_0.1.0", "3"),
+            ("basalt_0.1.0+2-1.efi", "basalt_0.1.0", "2"),
+            ("basalt_0.1.0+0-3.efi", "basalt_0.1.0", "0"),
+            ("basalt_0.1.0+git+1-1.efi", "basalt_0.1.0+git", "1"),
+            ("basalt_0.1.0+git.efi", "basalt_0.1.0+git", ""),
+        ]:
+            self.assertEqual(self.bash("stem", name), stem)
+            self.assertEqual(self.bash("tries_left", f"/esp/EFI/Linux/{name}"), left)
+        # As the loader tells it.
+        self.assertEqual(self.bash("stem", "\\EFI\\Linux\\basalt_2+0-1.efi"), "basalt_2")
+
+    def test_others_are_those_that_the_boot_loader_would_take(self):
+        self.put("basalt_1+0-3.efi", "basalt_2.efi", "basalt_3+1-2.efi", "debian.efi")
+        good = lambda stem: self.bash("good_others", str(self.esp), stem).split()  # noqa: E731
+        self.assertEqual(good("basalt_2"), ["basalt_3"])
+        self.assertEqual(good("basalt_3"), ["basalt_2"])
+        self.assertEqual(good("basalt_1"), ["basalt_2", "basalt_3"])
+        self.put("basalt_2.efi")
+        self.assertEqual(good("basalt_2"), [])
+
+    def test_a_slot_is_left_with_the_reason(self):
+        self.put("basalt_1.efi", "basalt_2+1-2.efi")
+        self.bash("count_entry", str(self.esp), "basalt_1", "0-1", "block 7 is corrupted")
+        self.bash("count_entry", str(self.esp), "basalt_2", "0-1", "not mounted")
+        self.assertEqual(self.names(), ["basalt_1+0-1.efi", "basalt_2+0-1.efi"])
+        left = (self.esp / "loader/basalt/left.txt").read_text()
+        self.assertEqual(left, "basalt_2: not mounted\n")
+        self.assertEqual((self.esp / "EFI/Linux/basalt_1+0-1.efi").read_text(), "basalt_1.efi")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
