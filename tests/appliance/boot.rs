@@ -48,36 +48,6 @@ impl Boot {
         command.env("CREDENTIALS_DIRECTORY", self.path("credentials")).output().unwrap()
     }
 
-    /// `boot-network`: whether all is well, and what it complains about.
-    pub(crate) fn network(&self) -> (bool, String) {
-        for folder in ["links", "machine"] {
-            fs::create_dir_all(self.path(folder)).unwrap();
-        }
-        let mut command = Command::new(env!("CARGO_BIN_EXE_basalt"));
-        command.args(["boot-network", "--keep-name"]);
-        for (flag, name) in [
-            ("--esp", "esp"),
-            ("--links", "links"),
-            ("--into", "machine"),
-            ("--kernel-arguments", "cmdline"),
-            ("--firmware", "firmware"),
-            ("--accept", "accept"),
-        ] {
-            command.arg(flag).arg(self.path(name));
-        }
-        let output = command.env("CREDENTIALS_DIRECTORY", self.path("credentials")).output();
-        let output = output.unwrap();
-        (output.status.success(), String::from_utf8(output.stderr).unwrap())
-    }
-
-    pub(crate) fn links(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.path("links")).unwrap();
-        let mut names: Vec<_> =
-            entries.map(|it| it.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    }
-
     /// What a good boot puts in force.
     pub(crate) fn in_force(&self) -> Value {
         let output = self.run();

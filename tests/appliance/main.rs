@@ -7,7 +7,6 @@
 mod client;
 
 mod boot;
-mod network;
 
 use boot::Boot;
 use client::Node;

@@ -116,8 +116,10 @@ fn page(facts: &Facts) -> Vec<Line> {
         None if facts.trouble.is_empty() => row("node", YELLOW, "starting"),
         None => row("node", RED, "down"),
     }
-    row("peers", PLAIN, "none: this version has no peer-to-peer network");
-    row("tune", PLAIN, &facts.tune);
+    if facts.trouble.is_empty() {
+        row("peers", PLAIN, "none: this version has no peer-to-peer network");
+        row("tune", PLAIN, &facts.tune);
+    }
     if let Some(arguments) = &facts.arguments {
         let colour = if arguments.is_open { YELLOW } else { PLAIN };
         row("arguments", colour, &arguments.text);

@@ -256,6 +256,8 @@ impl Files {
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
             fs::rename(&staged, &path)?;
+            // FAT's new entry has the file's size on the disk only after this.
+            file.sync_all()?;
             File::open(&self.0)?.sync_all()
         })();
         written.map_err(|error: io::Error| {

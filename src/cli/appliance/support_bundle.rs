@@ -227,18 +227,23 @@ fn seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// For its owner alone, whole or not at all.
+/// For its owner alone, whole or not at all. On the ESP's FAT a rename makes a new entry, whose
+/// size reaches the disk only when the file is synced once more.
 fn write(path: &Path, sealed: &[u8]) -> Result<(), String> {
     use std::os::unix::fs::OpenOptionsExt as _;
     let mut staged = path.as_os_str().to_owned();
     staged.push(".new");
     let staged = PathBuf::from(staged);
-    let file =
-        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&staged);
-    let written = file.and_then(|mut file| {
+    let written = (|| {
+        let mut options = fs::OpenOptions::new();
+        let options = options.write(true).create(true).truncate(true).mode(0o600);
+        let mut file = options.open(&staged)?;
         file.write_all(sealed)?;
-        file.sync_all()
-    });
-    let written = written.and_then(|()| fs::rename(&staged, path));
-    written.map_err(|error| format!("{}: cannot be written ({error})", path.display()))
+        file.sync_all()?;
+        fs::rename(&staged, path)?;
+        file.sync_all()?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        fs::File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    })();
+    written.map_err(|error: io::Error| format!("{}: cannot be written ({error})", path.display()))
 }

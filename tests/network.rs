@@ -1,8 +1,83 @@
-//! What is put in force before the network: links, time servers, and who may reach the ports.
+//! What a configuration makes of an appliance's network: links, time servers, open ports, and what
+//! is left where it is wrong.
+#![expect(clippy::disallowed_methods, reason = "a test owns its threads")]
+#![expect(clippy::unwrap_used, reason = "a test: what cannot be is a failure")]
 
-use crate::{boot::Boot, serve};
 use sha2::{Digest as _, Sha256};
-use std::fs;
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpListener,
+    path::PathBuf,
+    process::{Command, Output},
+    thread,
+};
+
+/// A machine that boots.
+struct Boot(tempfile::TempDir);
+
+impl Boot {
+    fn new() -> Self {
+        let boot = Self(tempfile::tempdir().unwrap());
+        for folder in
+            ["esp/loader/basalt", "credentials", "firmware", "run", "state", "links", "machine"]
+        {
+            fs::create_dir_all(boot.path(folder)).unwrap();
+        }
+        boot.put("cmdline", "quiet ro");
+        boot
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn put(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    fn run(&self, command: &str, flags: &[(&str, &str)]) -> Output {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_basalt"));
+        program.arg(command).args(["--wait-s", "1"]);
+        let all = [
+            ("--esp", "esp"),
+            ("--kernel-arguments", "cmdline"),
+            ("--firmware", "firmware"),
+            ("--accept", "accept"),
+        ];
+        for (flag, name) in all.iter().chain(flags) {
+            program.arg(flag).arg(self.path(name));
+        }
+        program.env("CREDENTIALS_DIRECTORY", self.path("credentials")).output().unwrap()
+    }
+
+    /// `boot-network`: whether all is well, and what it complains about.
+    fn network(&self) -> (bool, String) {
+        let flags = [("--links", "links"), ("--into", "machine"), ("--hostname", "hostname")];
+        let output = self.run("boot-network", &flags);
+        (output.status.success(), String::from_utf8(output.stderr).unwrap())
+    }
+
+    /// `boot-config`: the same.
+    fn config(&self) -> (bool, String) {
+        let output = self.run("boot-config", &[("--into", "run"), ("--state", "state")]);
+        (output.status.success(), String::from_utf8(output.stderr).unwrap())
+    }
+
+    fn refusal(&self) -> String {
+        let (is_well, complaint) = self.config();
+        assert!(!is_well && !self.path("run/basalt.toml").exists(), "a node could start");
+        complaint
+    }
+
+    fn links(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.path("links")).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|it| it.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
 
 const STATIC: &str = "[[network.link]]\nmatch = \"e0\"\naddresses = [\"10.0.0.7/24\"]\n";
 
@@ -64,7 +139,7 @@ fn ports_are_open_to_the_networks_that_are_named() {
     let text = "[rpc]\naddress = \"0.0.0.0:18545\"\n[network]\n\
                 allow_from = [\"10.0.0.0/8\", \"2001:db8::/32\"]\n";
     boot.put("esp/loader/basalt/basalt.toml", text);
-    boot.in_force();
+    assert!(boot.config().0);
     let ports = fs::read_to_string(boot.path("run/ports.nft")).unwrap();
     let rules: Vec<_> = ports.lines().filter(|line| line.starts_with("add rule")).collect();
     assert_eq!(
@@ -74,4 +149,22 @@ fn ports_are_open_to_the_networks_that_are_named() {
             "add rule inet basalt input ip6 saddr 2001:db8::/32 tcp dport { 18545 } accept",
         ]
     );
+}
+
+/// Serves a text to whoever asks, until the test ends; its URL.
+fn serve(text: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/basalt.toml", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut buffer = [0; 2048];
+            let read = stream.read(&mut buffer).unwrap();
+            assert!(buffer[..read].starts_with(b"GET /basalt.toml "));
+            let length = text.len();
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
+            stream.write_all((head + text).as_bytes()).unwrap();
+        }
+    });
+    url
 }
