@@ -53,12 +53,13 @@ setup: ## Install missing system packages (Debian 12 or 13) and check the Rust t
 	[ "$$(printf '%s\n' "$(RUST_MIN)" "$$found" | sort -V | head -1)" = "$(RUST_MIN)" ] || { \
 	    echo "Rust $$found is too old: run 'rustup update' for $(RUST_MIN) or newer"; exit 1; }
 
-setup-test: ## Install what the tests need: gpg, node, npm, python, and their packages
+setup-test: ## Install what the tests need: gpg, ssh-keygen, node, npm, python, and their packages
 	@missing=(); \
 	command -v node >/dev/null || missing+=(nodejs); \
 	command -v npm >/dev/null || missing+=(npm); \
 	python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv); \
 	command -v gpg >/dev/null || missing+=(gnupg); \
+	command -v ssh-keygen >/dev/null || missing+=(openssh-client); \
 	$(call install,$${missing[@]+"$${missing[@]}"})
 	@major=$$(node --version | sed -E 's/^v([0-9]+).*/\1/'); \
 	[ "$$major" -ge 18 ] || { \

@@ -81,6 +81,8 @@ pub enum Command {
     Install(appliance::install::Install),
     /// Wipe the data of an appliance at its next boot
     Reset(appliance::reset::Reset),
+    /// Gather what somebody who helps needs to know, encrypted to your key
+    SupportBundle(appliance::support_bundle::SupportBundle),
     /// Read a data folder from the disk itself, to find what rots
     Scrub(scrub::Scrub),
     /// Tell the initrd of an appliance what its configuration says about disks
@@ -89,6 +91,12 @@ pub enum Command {
     /// Find, check and put in force the configuration of an appliance
     #[command(hide = true)]
     BootConfig(appliance::boot_config::BootConfig),
+    /// Put host name, links and time servers of an appliance in force
+    #[command(hide = true)]
+    BootNetwork(appliance::boot_network::BootNetwork),
+    /// Tell how well the clock of an appliance is set
+    #[command(hide = true)]
+    TimeState(appliance::time_state::AskTime),
     /// Carry out what the operator of an appliance asks for on its boot partition
     #[command(hide = true)]
     Request(Box<appliance::request::Request>),
@@ -174,9 +182,12 @@ pub fn run(
         Command::Update(update) => update.run(&mut output).map(|()| None),
         Command::Install(install) => install.run(&mut output).map(|()| None),
         Command::Reset(reset) => reset.run(&mut output).map(|()| None),
+        Command::SupportBundle(bundle) => bundle.run(&mut output).map(|()| None),
         Command::Scrub(scrub) => scrub.run(&mut output).map(|()| None),
         Command::MachineSettings(settings) => settings.run(&mut output).map(|()| None),
         Command::BootConfig(boot) => boot.run(&sources, &mut output).map(|()| None),
+        Command::BootNetwork(boot) => boot.run(&sources, &mut output).map(|()| None),
+        Command::TimeState(ask) => ask.run(&mut output).map(|()| None),
         Command::Request(request) => request.run(&mut output).map(|()| None),
         Command::KernelArguments(it) => it.run(sources, &mut output).map(|()| None),
         Command::Maintenance(it) => it.run(&mut output).map(|()| None),

@@ -89,6 +89,8 @@ class Machine:
         # Whether the guest reaches nobody, or the machine that it is emulated on as 10.0.2.2.
         self.restricted = True
         self.nvme_serial: str | None = None
+        # Where forwarded ports lead; empty: to the address that DHCP gives.
+        self.guest_address = ""
         # The disk is a USB stick.
         self.is_stick = False
         # Firmware that enforces Secure Boot once keys are enrolled; it starts in setup mode.
@@ -252,9 +254,9 @@ class Machine:
             # Only the firmware itself may write its variables.
             secure = ["-global", "driver=cfi.pflash01,property=secure,value=on"]
         forwards = (
-            f"hostfwd=tcp:127.0.0.1:{self.rpc_port}-:8545,"
-            f"hostfwd=tcp:127.0.0.1:{self.metrics_port}-:9545,"
-            f"hostfwd=tcp:127.0.0.1:{self.ssh_port}-:22"
+            f"hostfwd=tcp:127.0.0.1:{self.rpc_port}-{self.guest_address}:8545,"
+            f"hostfwd=tcp:127.0.0.1:{self.metrics_port}-{self.guest_address}:9545,"
+            f"hostfwd=tcp:127.0.0.1:{self.ssh_port}-{self.guest_address}:22"
         )
         command = [
             "qemu-system-x86_64", "-nodefaults", "-display", "none",

@@ -5,14 +5,16 @@
 //!
 //! A node is started only after this went well.
 
+use crate::cli::appliance::boot_network;
 use crate::cli::appliance::boot_source::{Asked, Found};
 use crate::cli::appliance::console_facts::assigned;
 use crate::cli::appliance::disk_state::{self, DiskState};
 use crate::cli::appliance::in_force::{self, InForce, Trouble, Wrong};
 use crate::cli::appliance::install::mode::{Wanted, is_installer};
+use crate::cli::appliance::sysctls::ReadBack;
 use crate::cli::{Output, say};
 use crate::config::{
-    appliance::appliance,
+    appliance::{appliance, line_of_key},
     chain_spec::ChainSpec,
     fault::{Fault, Origin},
     overlay::{Effective, Sources, effective},
@@ -22,7 +24,7 @@ use sha2::{Digest as _, Sha256};
 use std::{
     fs,
     net::{IpAddr, SocketAddr, TcpListener},
-    path::{Component, Path, PathBuf},
+    path::{Component, PathBuf},
     thread,
     time::Duration,
 };
@@ -56,6 +58,9 @@ pub struct BootConfig {
     /// Folder below which the chain lies, in `basalt`
     #[arg(long, value_name = "DIR", default_value = "/var/lib")]
     state: PathBuf,
+    /// Where `boot-network` has left what it found
+    #[arg(long, value_name = "DIR", default_value = boot_network::FOLDER, hide = true)]
+    machine: PathBuf,
     /// Root of the file systems, to tell whether the machine was started from a stick
     #[arg(long, value_name = "DIR", default_value = "/", hide = true)]
     root: PathBuf,
@@ -77,9 +82,7 @@ impl BootConfig {
         for name in in_force::NAMES {
             in_force::remove(&self.into.join(name))?;
         }
-        let credentials = sources.environment.iter().find(|(name, _)| name == CREDENTIALS);
-        let credentials = credentials.map(|(_, folder)| Path::new(folder));
-        let found = match self.asked.find(credentials) {
+        let found = match self.asked.find(in_force::credentials(sources)) {
             Ok(found) => found,
             Err(wrong) => return Err(self.refuse("the sources", "", vec![wrong])),
         };
@@ -98,6 +101,9 @@ impl BootConfig {
                 self.put(&found, &in_force)?;
                 for note in &in_force.notes {
                     say(output.err, &format!("note: {note}\n"));
+                }
+                if let Some(ReadBack { in_force, .. }) = self.read_back() {
+                    say(output.out, &format!("{in_force} kernel settings are in force\n"));
                 }
                 say(output.out, &format!("{}: {}\n", in_force.source, in_force.role));
                 Ok(())
@@ -118,6 +124,8 @@ impl BootConfig {
             .map_err(|error| error.faults.iter().map(wrong).collect::<Vec<_>>())?;
         let mut faults: Vec<Wrong> = Vec::new();
         faults.extend(self.wrong_folder(&effective).err());
+        let sections = appliance(&found.name, &found.text).unwrap_or_default();
+        faults.extend(too_late(found));
         let disk = DiskState::read(&self.disk);
         faults.extend(disk.fault);
         let mut notes = genesis_notes(found, &effective).unwrap_or_else(|wrong| {
@@ -136,12 +144,18 @@ impl BootConfig {
         if !installs {
             self.wait_for_addresses(&effective).map_err(|wrong| vec![wrong])?;
         }
+        notes.extend(self.read_back().map(|it| it.notes).unwrap_or_default());
         let mut in_force = in_force_of(found, &effective, notes);
+        in_force.allow_from = sections.network.allow_from;
         if !keys.is_empty() {
             in_force.open_tcp_ports.insert(0, SSH_PORT);
             in_force.notes.push("debug.authorized_keys: SSH is open to their owners".to_owned());
         }
         Ok(in_force)
+    }
+
+    fn read_back(&self) -> Option<ReadBack> {
+        in_force::read_json(&self.machine.join(boot_network::SYSCTLS))
     }
 
     /// Keys that may log in; a fault where the image lets nobody in.
@@ -215,7 +229,7 @@ impl BootConfig {
             in_force::put(&self.into.join(in_force::KEYS), text.as_bytes())?;
         }
         in_force::put(&self.into.join(in_force::CONFIG), found.text.as_bytes())?;
-        let ports = ports_text(&in_force.open_tcp_ports);
+        let ports = ports_text(&in_force.open_tcp_ports, &in_force.allow_from);
         in_force::put(&self.into.join(in_force::PORTS), ports.as_bytes())?;
         let json = serde_json::to_vec_pretty(in_force).map_err(|error| error.to_string())?;
         in_force::put(&self.into.join(in_force::IN_FORCE), &json)
@@ -228,7 +242,10 @@ impl BootConfig {
         let json = serde_json::to_vec_pretty(&trouble).map_err(|error| error.to_string());
         let path = self.into.join(in_force::MAINTENANCE);
         let metrics = trouble.metrics_address.parse::<SocketAddr>().ok();
-        let ports = ports_text(&metrics.and_then(open_port).into_iter().collect::<Vec<_>>());
+        // A list that is itself wrong keeps nobody out: the operator has to see what is wrong.
+        let allow_from = appliance(source, text).unwrap_or_default().network.allow_from;
+        let open: Vec<_> = metrics.and_then(open_port).into_iter().collect();
+        let ports = ports_text(&open, &allow_from);
         let left = json
             .and_then(|json| in_force::put(&path, &json))
             .and_then(|()| in_force::put(&self.into.join(in_force::PORTS), ports.as_bytes()));
@@ -238,9 +255,6 @@ impl BootConfig {
         }
     }
 }
-
-/// Where systemd puts credentials.
-const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
 fn wrong(fault: &Fault) -> Wrong {
     let (file, line) = match &fault.origin {
@@ -303,6 +317,7 @@ fn in_force_of(found: &Found, effective: &Effective, mut notes: Vec<String>) -> 
         rpc_address: config.rpc.address.to_string(),
         metrics_address: config.metrics.map_or("off".to_owned(), |address| address.to_string()),
         open_tcp_ports,
+        allow_from: Vec::new(),
         notes,
     }
 }
@@ -312,15 +327,49 @@ fn open_port(address: SocketAddr) -> Option<u16> {
     (!address.ip().is_loopback()).then_some(address.port())
 }
 
-/// Rules for the appliance's table, whose input chain drops what nothing accepts.
-fn ports_text(ports: &[u16]) -> String {
-    let mut text = "# Made by basalt boot-config from the configuration.\n".to_owned();
-    if !ports.is_empty() {
-        let ports: Vec<_> = ports.iter().map(ToString::to_string).collect();
-        text.push_str(&format!(
-            "add rule inet basalt input tcp dport {{ {} }} accept\n",
-            ports.join(", ")
+/// What is needed before the network, in a configuration that came over it.
+fn too_late(found: &Found) -> Vec<Wrong> {
+    let Ok(document) = toml_edit::Document::parse(found.text.as_str()) else { return Vec::new() };
+    let table = |name: &str| document.get(name).and_then(|item| item.as_table_like());
+    let mut late = vec![("time", table("time").is_some())];
+    late.push(("machine.hostname", table("machine").is_some_and(|it| it.contains_key("hostname"))));
+    for key in ["link", "bond", "vlan"] {
+        let set = table("network").is_some_and(|it| it.contains_key(key));
+        late.push((
+            match key {
+                "link" => "network.link",
+                "bond" => "network.bond",
+                _ => "network.vlan",
+            },
+            set,
         ));
+    }
+    let late = late.into_iter().filter(|(_, is_set)| *is_set && found.is_fetched);
+    late.map(|(key, _)| {
+        let what = format!("{key} is needed before the network, over which this file came");
+        let remedy = "put it into loader/basalt/basalt.toml on the ESP, or into a credential";
+        Wrong { line: Some(line_of_key(&found.text, key)), ..Wrong::of(&found.name, what, remedy) }
+    })
+    .collect()
+}
+
+/// Rules for the appliance's table, whose input chain drops what nothing accepts.
+fn ports_text(ports: &[u16], allow_from: &[String]) -> String {
+    let mut text = "# Made by basalt boot-config from the configuration.\n".to_owned();
+    if ports.is_empty() {
+        return text;
+    }
+    let ports: Vec<_> = ports.iter().map(ToString::to_string).collect();
+    let accept = format!("tcp dport {{ {} }} accept", ports.join(", "));
+    let mut rule = |from: &str| {
+        text.push_str(&format!("add rule inet basalt input {from}{accept}\n"));
+    };
+    if allow_from.is_empty() {
+        rule("");
+    }
+    for network in allow_from {
+        let family = if network.contains(':') { "ip6" } else { "ip" };
+        rule(&format!("{family} saddr {network} "));
     }
     text
 }
@@ -340,6 +389,7 @@ pub(super) fn none() -> Found {
         name: "no configuration".to_owned(),
         text: NONE_TEXT.to_owned(),
         is_default: true,
+        is_fetched: false,
         genesis: None,
         passed_over: Vec::new(),
     }

@@ -60,6 +60,8 @@ pub struct Found {
     pub text: String,
     /// Nobody gave one.
     pub is_default: bool,
+    /// It was fetched, so the network was there before it.
+    pub is_fetched: bool,
     /// A genesis file beside it that it names: its name and where it is.
     pub genesis: Option<(String, PathBuf)>,
     /// What else was there, and does not count.
@@ -114,9 +116,33 @@ impl Asked {
             }
             (None, Some((url, sha256))) => {
                 let text = self.fetch(&url, &sha256)?;
-                Ok(Found { name: url, text, is_default: false, ..boot_config::none() })
+                let found = Found { name: url, text, is_default: false, ..boot_config::none() };
+                Ok(Found { is_fetched: true, ..found })
             }
             (None, None) => Ok(boot_config::none()),
+        }
+    }
+
+    /// The configuration, where it is on this machine: on the ESP, else in a credential. One by URL
+    /// comes with the network, too late for what is needed before that.
+    ///
+    /// # Errors
+    /// Where it cannot be read or accepted.
+    pub fn find_local(&self, credentials: Option<&Path>) -> Result<Found, Wrong> {
+        self.require_esp()?;
+        for esp in &self.esp {
+            if let Some(found) = on_esp(esp)? {
+                return Ok(found);
+            }
+        }
+        let path = credentials.map(|folder| folder.join(CREDENTIAL)).filter(|path| path.exists());
+        match path {
+            Some(path) if !self.is_locked() => {
+                let name = format!("credential {CREDENTIAL}");
+                let text = read(&name, &path)?;
+                Ok(Found { name, text, is_default: false, ..boot_config::none() })
+            }
+            _ => Ok(boot_config::none()),
         }
     }
 

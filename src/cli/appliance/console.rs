@@ -111,17 +111,21 @@ fn page(facts: &Facts) -> Vec<Line> {
             let colour = if chain.is_stale { RED } else { GREEN };
             row("height", PLAIN, &format!("{}, {} on disk", chain.height, chain.steady));
             row("mini-block", colour, &format!("{}, {}", chain.mini_block, chain.age));
+            row("memory", PLAIN, &facts.memory);
         }
         None if facts.trouble.is_empty() => row("node", YELLOW, "starting"),
         None => row("node", RED, "down"),
     }
-    row("peers", PLAIN, "none: this version has no peer-to-peer network");
-    row("tune", PLAIN, &facts.tune);
+    if facts.trouble.is_empty() {
+        row("peers", PLAIN, "none: this version has no peer-to-peer network");
+        row("tune", PLAIN, &facts.tune);
+    }
     if let Some(arguments) = &facts.arguments {
         let colour = if arguments.is_open { YELLOW } else { PLAIN };
         row("arguments", colour, &arguments.text);
     }
     row("disk", PLAIN, &facts.disk);
+    row("time", if facts.time.is_good { PLAIN } else { YELLOW }, &facts.time.text);
     row("up", PLAIN, &facts.up);
     if let Some(refused) = &facts.refused_update {
         row("update", RED, refused);
@@ -227,7 +231,7 @@ fn drawn(lines: &[Line], is_first: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::appliance::console_facts::Chain;
+    use crate::cli::appliance::console_facts::{Chain, Clock};
     use crate::cli::appliance::kernel_arguments::State;
     use crate::cli::appliance::request_file::Outcome;
 
@@ -269,7 +273,9 @@ mod tests {
                 is_open: true,
                 line: String::new(),
             }),
+            memory: "node 200 MiB, at most 300 of 974".to_owned(),
             disk: "3 of 10 GiB used".to_owned(),
+            time: Clock::default(),
             up: "1 h".to_owned(),
             is_debug: false,
         }

@@ -1,11 +1,13 @@
 //! What the status page shows, read from the machine and asked of the running node.
 
 use crate::cli::appliance::boot_config::reachable;
+use crate::cli::appliance::boot_network;
 use crate::cli::appliance::disk_state::DiskState;
 use crate::cli::appliance::health_gate::Refused;
 use crate::cli::appliance::in_force::{self, InForce, Trouble};
 use crate::cli::appliance::kernel_arguments;
 use crate::cli::appliance::request_file::Outcome;
+use crate::cli::appliance::time_state::{self, TimeState};
 use crate::cli::appliance::update_schedule::Last;
 use crate::cli::exposition::Exposition;
 use serde_json::Value;
@@ -18,6 +20,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+/// Control group of the node's service.
+const NODE_GROUP: &str = "sys/fs/cgroup/system.slice/basalt.service";
 /// How long the node may take to answer.
 const TIMEOUT: Duration = Duration::from_millis(800);
 /// Bytes of an answer at most.
@@ -89,10 +93,23 @@ pub struct Facts {
     pub arguments: Option<kernel_arguments::State>,
     /// Of the data partition.
     pub disk: String,
+    /// How well the clock is set.
+    pub time: Clock,
+    /// Of the node, now and at most since its start, and of the machine.
+    pub memory: String,
     /// Since the boot.
     pub up: String,
     /// The image lets people in.
     pub is_debug: bool,
+}
+
+/// How well the clock is set.
+#[derive(Debug, Clone, Default)]
+pub struct Clock {
+    /// For people.
+    pub text: String,
+    /// By an authenticated server.
+    pub is_good: bool,
 }
 
 /// How the chain does.
@@ -129,6 +146,7 @@ impl Places {
             version: version(&self.root),
             refused_update: refused_update(&self.root),
             disk: self.disk() + &disk.words(),
+            memory: self.memory().unwrap_or_else(|| "no service of the node".to_owned()),
             left_slot: disk.left,
             corrupted: disk.corrupted,
             recovery_key: disk.recovery_key,
@@ -145,6 +163,7 @@ impl Places {
             trouble,
             errors,
             tune: self.tune(),
+            time: self.time(),
             arguments: in_force::read_json(&self.run.join(kernel_arguments::STATE)),
             up: up(&self.text("proc/uptime")),
             is_debug: assigned(&release, "VARIANT_ID").is_some_and(|it| it.contains("debug")),
@@ -200,6 +219,41 @@ impl Places {
                 full.unwrap_or_else(|| "none".to_owned()),
             ),
         }
+    }
+
+    /// From what `time-state` left, else from the configuration.
+    fn time(&self) -> Clock {
+        let read = |path: &str| self.root.join(path.trim_start_matches('/'));
+        let state: Option<TimeState> = in_force::read_json(&read(time_state::FILE));
+        let named: Option<Value> =
+            in_force::read_json(&read(boot_network::FOLDER).join(boot_network::TIME));
+        let authenticated = |is: bool| if is { "authenticated" } else { "not authenticated" };
+        let text = match &state {
+            Some(state) if state.is_synchronised => format!(
+                "{} us off, {}, by {}",
+                state.offset_ns / 1_000,
+                authenticated(state.is_authenticated),
+                state.server
+            ),
+            _ => {
+                let is = named.is_some_and(|it| it["authenticated"] == Value::Bool(true));
+                format!("not synchronised yet, servers {}", authenticated(is))
+            }
+        };
+        let is_good = state.is_some_and(|it| it.is_synchronised && it.is_authenticated);
+        Clock { text, is_good }
+    }
+
+    /// What the node's control group is charged: its own memory, and pages of its files.
+    fn memory(&self) -> Option<String> {
+        let charged = |name: &str| {
+            let bytes = self.text(&format!("{NODE_GROUP}/memory.{name}"));
+            Some(bytes.trim().parse::<u64>().ok()? >> 20)
+        };
+        let machine = self.text("proc/meminfo");
+        let kib = machine.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        let all = kib.trim().strip_suffix(" kB")?.parse::<u64>().ok()? >> 10;
+        Some(format!("node {} MiB, at most {} of {all}", charged("current")?, charged("peak")?))
     }
 
     fn disk(&self) -> String {
@@ -337,8 +391,19 @@ fn up(uptime: &str) -> String {
 }
 
 /// Used and all space of the file system below a path.
-#[expect(unsafe_code, reason = "the standard library cannot ask a file system for its space")]
 fn space(path: &Path) -> Result<String, String> {
+    let (all, free) = sizes(path)?;
+    Ok(format!("{} MiB free of {}", free >> 20, all >> 20))
+}
+
+/// Bytes that are left on the file system below a path.
+pub(super) fn free_bytes(path: &Path) -> Result<u64, String> {
+    sizes(path).map(|(_, free)| free).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// Bytes of a file system, and those that are left.
+#[expect(unsafe_code, reason = "the standard library cannot ask a file system for its space")]
+fn sizes(path: &Path) -> Result<(u64, u64), String> {
     use std::os::unix::ffi::OsStrExt as _;
     let path = std::ffi::CString::new(path.as_os_str().as_bytes()).map_err(|e| e.to_string())?;
     // SAFETY: statvfs is plain numbers, for which zero is a value.
@@ -347,9 +412,8 @@ fn space(path: &Path) -> Result<String, String> {
     if unsafe { libc::statvfs(path.as_ptr(), &raw mut state) } != 0 {
         return Err(std::io::Error::last_os_error().to_string());
     }
-    let mib = |blocks: u64| blocks.saturating_mul(state.f_frsize) >> 20;
-    let (all, free) = (mib(state.f_blocks), mib(state.f_bavail));
-    Ok(format!("{free} MiB free of {all}"))
+    let bytes = |blocks: u64| blocks.saturating_mul(state.f_frsize);
+    Ok((bytes(state.f_blocks), bytes(state.f_bavail)))
 }
 
 /// Whether the file system on a mount point takes no writes from anybody, as after an error. The
@@ -392,7 +456,15 @@ mod tests {
         put("sys/devices/system/cpu/isolated", "2-3\n");
         put("sys/devices/system/cpu/nohz_full", "(null)\n");
         put("var/lib/x", "");
+        put(
+            "run/basalt-time/state.json",
+            "{\"is_synchronised\":true,\"is_authenticated\":true,\"server\":\"192.0.2.1\",\
+             \"offset_ns\":-12345}",
+        );
         let folder = root.path().to_owned();
+        put("proc/meminfo", "MemTotal:        1000000 kB\nMemFree: 1 kB\n");
+        put("sys/fs/cgroup/system.slice/basalt.service/memory.current", "104857600\n");
+        put("sys/fs/cgroup/system.slice/basalt.service/memory.peak", "209715200\n");
         put("state", "disk=/dev/vda\ndata=/dev/vda6\nencrypted=yes\n");
         let disk = folder.clone();
         let places = Places { run: folder.clone(), node: folder.clone(), disk, root: folder };
@@ -407,7 +479,13 @@ mod tests {
         assert_eq!(places.look(Vec::new()).is_signed, Some(true));
         assert_eq!(facts.tune, "isolated 2-3, no ticks on none");
         assert!(facts.disk.contains("MiB free of"), "{}", facts.disk);
+        assert_eq!(facts.memory, "node 100 MiB, at most 200 of 976");
         assert!(facts.disk.ends_with(" on /dev/vda6, encrypted"), "{}", facts.disk);
+        assert!(facts.time.is_good);
+        assert_eq!(facts.time.text, "-12 us off, authenticated, by 192.0.2.1");
+        fs::remove_dir_all(places.root.join("run")).unwrap();
+        let time = places.look(Vec::new()).time;
+        assert_eq!((time.is_good, time.text.contains("not synchronised")), (false, true));
     }
 
     #[test]

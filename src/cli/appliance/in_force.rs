@@ -1,6 +1,7 @@
 //! What a boot leaves under `/run/basalt`: the configuration in force, or why there is none.
 //! Written by `boot-config`, read by the node, `maintenance` and `console`.
 
+use crate::config::overlay::Sources;
 use serde::{Deserialize, Serialize};
 use std::{
     fs, io,
@@ -57,6 +58,9 @@ pub struct InForce {
     pub metrics_address: String,
     /// Ports that others may reach.
     pub open_tcp_ports: Vec<u16>,
+    /// Networks that may; empty: all.
+    #[serde(default)]
+    pub allow_from: Vec<String>,
     /// What is odd but harmless.
     pub notes: Vec<String>,
 }
@@ -131,6 +135,12 @@ pub fn silent_failure() -> Wrong {
         "the node failed again and again and left no reason",
         "read the journal, and /var/lib/systemd/coredump for dumps",
     )
+}
+
+/// Where systemd has put this process's credentials.
+pub fn credentials(sources: &Sources) -> Option<&Path> {
+    let mut all = sources.environment.iter();
+    all.find(|(name, _)| name == "CREDENTIALS_DIRECTORY").map(|(_, folder)| Path::new(folder))
 }
 
 /// A file of the folder, where it is there and whole.

@@ -10,6 +10,7 @@
 use crate::cli::appliance::in_force;
 use crate::cli::appliance::request_file::{Action, Asked, Files, Outcome, Word};
 use crate::cli::appliance::reset::Reset;
+use crate::cli::appliance::support_bundle;
 use crate::cli::appliance::update::Means;
 use crate::cli::appliance::update_machine::Machine;
 use crate::cli::appliance::update_source::Source;
@@ -30,6 +31,7 @@ One of these in loader/basalt/request.toml on the ESP:
   version = \"1.2.0\"                         with it: this version
   rollback = true                           the version before
   reset = \"HOSTNAME\"                        wipes the data partition; the name is the host's own
+  support_bundle = \"age1…\"                 an encrypted support bundle, beside this file
   restart = false                           with any: done, but the machine is not restarted
 
 What became of it stands in loader/basalt/request.done.toml afterwards, and on the console.";
@@ -78,7 +80,7 @@ impl Request {
         let done = asked
             .as_ref()
             .map_err(Clone::clone)
-            .and_then(|asked| carry_out(asked, (&means, &machine), output));
+            .and_then(|asked| carry_out(asked, (&means, &machine), files.folder(), output));
         let restarts = done.is_ok() && asked.is_ok_and(|asked| asked.restart);
         let outcome = taken.outcome(done, &machine.running());
         files.finish(&outcome)?;
@@ -114,6 +116,7 @@ impl Request {
 fn carry_out(
     asked: &Asked,
     (means, machine): (&Means, &Machine),
+    folder: &Path,
     output: &mut Output<'_>,
 ) -> Result<String, String> {
     match &asked.action {
@@ -121,6 +124,9 @@ fn carry_out(
             let source: Source = source.parse().unwrap_or_else(|never| match never {});
             let mut tell = |line: &str| say(output.out, line);
             means.apply(&source, version.as_deref(), machine, &mut tell)
+        }
+        Action::SupportBundle { recipient } => {
+            support_bundle::to_esp(&machine.root, recipient, folder)
         }
         Action::Rollback => machine.rollback(),
         Action::Reset { hostname } => {

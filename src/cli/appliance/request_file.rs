@@ -29,6 +29,7 @@ struct Written {
     version: Option<String>,
     rollback: Option<bool>,
     reset: Option<String>,
+    support_bundle: Option<String>,
     restart: Option<bool>,
 }
 
@@ -57,6 +58,11 @@ pub enum Action {
     Reset {
         /// What the operator takes the host's name for.
         hostname: String,
+    },
+    /// Put an encrypted support bundle beside the request.
+    SupportBundle {
+        /// Who may read it.
+        recipient: String,
     },
 }
 
@@ -122,20 +128,22 @@ impl Taken {
     pub fn asked(&self) -> Result<Asked, String> {
         let written: Written = toml_edit::de::from_str(&self.text)
             .map_err(|error| format!("{WANTED}: {}", error.message()))?;
-        let Written { update, version, rollback, reset, restart } = written;
+        let Written { update, version, rollback, reset, support_bundle, restart } = written;
         let is_update = update.is_some();
         let mut actions = Vec::new();
         actions.extend(update.map(|source| Action::Update { source, version: version.clone() }));
         actions.extend(rollback.filter(|wanted| *wanted).map(|_| Action::Rollback));
         actions.extend(reset.map(|hostname| Action::Reset { hostname }));
+        let needs_restart = support_bundle.is_none();
+        actions.extend(support_bundle.map(|recipient| Action::SupportBundle { recipient }));
         if version.is_some() && !is_update {
             return Err(format!("{WANTED}: version is only for update = \"SOURCE\""));
         }
         match (actions.pop(), actions.is_empty()) {
-            (Some(action), true) => Ok(Asked { action, restart: restart.unwrap_or(true) }),
+            (Some(action), true) => Ok(Asked { action, restart: restart.unwrap_or(needs_restart) }),
             _ => Err(format!(
                 "{WANTED}: want exactly one of update = \"SOURCE\", rollback = true, reset = \
-                 \"HOSTNAME\""
+                 \"HOSTNAME\", support_bundle = \"KEY\""
             )),
         }
     }
@@ -166,6 +174,11 @@ impl Files {
     pub fn find(esps: &[PathBuf]) -> Option<Self> {
         let mut folders = esps.iter().map(|esp| esp.join(FOLDER));
         folders.find(|folder| folder.is_dir()).map(Self)
+    }
+
+    /// Where they are.
+    pub fn folder(&self) -> &Path {
+        &self.0
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -243,6 +256,8 @@ impl Files {
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
             fs::rename(&staged, &path)?;
+            // FAT's new entry has the file's size on the disk only after this.
+            file.sync_all()?;
             File::open(&self.0)?.sync_all()
         })();
         written.map_err(|error: io::Error| {

@@ -172,9 +172,13 @@ impl Machine {
     }
 }
 
+/// FAT makes a new entry, which is empty on the disk until the file itself is synced.
 fn rename(folder: &Path, from: &str, to: &str) -> Result<(), String> {
     let renamed = fs::rename(folder.join(from), folder.join(to));
-    let synced = renamed.and_then(|()| File::open(folder)?.sync_all());
+    let synced = renamed.and_then(|()| {
+        File::open(folder.join(to))?.sync_all()?;
+        File::open(folder)?.sync_all()
+    });
     synced.map_err(|error| format!("{from}: cannot be renamed ({error})"))
 }
 

@@ -3,17 +3,21 @@
 
 pub mod install;
 pub mod update;
+pub mod network;
+pub mod time;
 
 use crate::config::fault::{ConfigError, Fault, Origin, line_of, shortened};
 use install::Install;
-use serde::Deserialize;
+use network::Network;
+use serde::{Deserialize, de::DeserializeOwned};
+use time::Time;
 use toml_edit::Document;
 
 /// The commented defaults: appended to the node's manual.
 pub const MANUAL: &str = include_str!("../appliance.toml");
 
 /// Sections that are the appliance's, not the node's.
-pub const SECTIONS: &[&str] = &["machine", "install", "update", "debug"];
+pub const SECTIONS: &[&str] = &["machine", "install", "update", "debug", "network", "time"];
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -27,6 +31,16 @@ pub struct Appliance {
     pub update: update::Update,
     /// `[debug]`
     pub debug: Debug,
+    /// `[network]`
+    pub network: Network,
+    /// `[time]`
+    pub time: Time,
+}
+
+/// One section by itself: what is wrong elsewhere in the file does not take it away.
+pub trait Section: DeserializeOwned + Default {
+    /// Says what is wrong with its values.
+    fn check(&self, complain: Complain<'_>);
 }
 
 /// `[debug]`
@@ -96,25 +110,40 @@ impl Encryption {
 /// Where a value is of another type, unknown, or out of its range. A text that is no TOML is the
 /// node's layer to complain about, and gives the defaults here.
 pub fn appliance(name: &str, text: &str) -> Result<Appliance, ConfigError> {
+    section(name, text)
+}
+
+/// Reads one section of a configuration file, as a type whose fields are sections.
+///
+/// # Errors
+/// As for `appliance`.
+pub fn section<T: Section>(name: &str, text: &str) -> Result<T, ConfigError> {
     if Document::parse(text).is_err() {
-        return Ok(Appliance::default());
+        return Ok(T::default());
     }
-    let found: Appliance = toml_edit::de::from_str(text).map_err(|error| {
+    let found: T = toml_edit::de::from_str(text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start);
         let origin = Origin::File { name: name.to_owned(), line: line_of(text, at) };
         let remedy = "see `basalt config show --manual` for what can be set".to_owned();
         ConfigError { faults: vec![Fault { origin, what: shortened(error.message()), remedy }] }
     })?;
     let mut faults = Vec::new();
-    let mut complain = |key: &str, what, remedy| {
+    found.check(&mut |key, what, remedy| {
         let origin = Origin::File { name: name.to_owned(), line: line_of_key(text, key) };
         faults.push(Fault { origin, what, remedy });
-    };
-    found.machine.check(&mut complain);
-    found.install.check(&mut complain);
-    found.update.check(&mut complain);
-    found.debug.check(&mut complain);
+    });
     if faults.is_empty() { Ok(found) } else { Err(ConfigError { faults }) }
+}
+
+impl Section for Appliance {
+    fn check(&self, complain: Complain<'_>) {
+        self.machine.check(complain);
+        self.install.check(complain);
+        self.update.check(complain);
+        self.debug.check(complain);
+        self.network.check(complain);
+        self.time.check(complain);
+    }
 }
 
 /// Takes a fault: where it stands (`section.key`, `section.list.INDEX.key`), what is wrong, what to
@@ -122,7 +151,8 @@ pub fn appliance(name: &str, text: &str) -> Result<Appliance, ConfigError> {
 pub type Complain<'a> = &'a mut dyn FnMut(&str, String, String);
 
 impl Machine {
-    fn check(&self, complain: Complain<'_>) {
+    /// Says what is wrong with the values.
+    pub fn check(&self, complain: Complain<'_>) {
         let label = |text: &str| {
             !text.is_empty()
                 && text.len() <= 63
@@ -194,7 +224,7 @@ fn is_public_key(line: &str) -> bool {
 }
 
 /// The line, from 1, where a key such as `network.links.0.address` stands.
-fn line_of_key(text: &str, key: &str) -> usize {
+pub fn line_of_key(text: &str, key: &str) -> usize {
     let Ok(document) = Document::parse(text) else { return 1 };
     let mut item = document.as_item();
     let mut at = 0;
