@@ -17,6 +17,10 @@ class Encrypted(ImageCase):
             disk.seek(machine.partition("data")["start"])
             return disk.read(2048)
 
+    def free_mib(self, machine) -> int:
+        """As the status page has it, of data that cannot be read from outside."""
+        return max(int(free) for free in re.findall(r"disk +(\d+) MiB free", machine.console()))
+
     def says(self, machine, text: str) -> None:
         """Waits for the text on the console, where lines are broken to fit."""
         machine.wait_for(text, lambda: text in re.sub(r"\s+", " ", machine.console()))
@@ -29,9 +33,10 @@ class Encrypted(ImageCase):
         say(f"encrypted: first blocks after {machine.seconds():.0f} s")
         self.says(machine, "RECOVERY KEY: ")
         block = machine.call("eth_getBlockByNumber", "0x1", False)
-        key = re.search(r"RECOVERY KEY: ([a-z]{8}(?:-[a-z]{8}){7})", machine.console())[1]
+        key = re.search(r"RECOVERY KEY:\s+([a-z]{8}(?:-[a-z]{8}){7})", machine.console())[1]
         machine.power_cut()
         self.assertTrue(self.head(machine).startswith(LUKS))
+        machine.enlarge(5 << 30)
 
         # The key is not shown again, and "off" changes nothing that is there.
         machine.put_on_esp(CONFIG, OPEN)
@@ -42,7 +47,8 @@ class Encrypted(ImageCase):
         self.assertNotIn(key, machine.console())
         machine.power_cut()
         self.assertTrue(self.head(machine).startswith(LUKS))
-        say("the chain is there after a restart")
+        self.assertGreater(self.free_mib(machine), 3 << 10)
+        say("the chain is there after a restart, and the file system has followed the disk")
 
         machine.put_on_esp(CONFIG, ENCRYPTED)
         machine.tpm = self.folder / "other-tpm"

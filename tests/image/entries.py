@@ -67,6 +67,12 @@ class Entries(unittest.TestCase):
         self.assertEqual(left, "basalt_2: not mounted\n")
         self.assertEqual((self.esp / "EFI/Linux/basalt_1+0-1.efi").read_text(), "basalt_1.efi")
 
+    def test_a_slot_that_is_taken_all_the_same_is_not_left_for_ever(self):
+        self.put("basalt_1.efi", "basalt_2.efi")
+        script = '. "$0"; until ! leave_entry "$1" basalt_1 bad; do :; done'
+        subprocess.run(["bash", "-uc", script, str(COMMON), str(self.esp)], check=True, timeout=60)
+        self.assertEqual(self.names(), ["basalt_1+0-5.efi", "basalt_2.efi"])
+
 
 if __name__ == "__main__":
     unittest.main(verbosity=2)

@@ -9,6 +9,8 @@ from machine import ACCEL
 # Promised for an idle machine with two cores; a busy one is given BASALT_TEST_FIRST_BLOCK_S.
 FIRST_BLOCK_S = int(os.environ.get("BASALT_TEST_FIRST_BLOCK_S", "0"))
 GIB = 1 << 30
+# Promised for a development node, pages of its files included.
+MEMORY_MIB = 512
 
 
 class FirstBoot(ImageCase):
@@ -25,6 +27,10 @@ class FirstBoot(ImageCase):
         if FIRST_BLOCK_S:
             self.assertLess(first, FIRST_BLOCK_S)
         self.assertEqual(int(str(machine.call("eth_chainId")), 16), 31337)
+        machine.wait_for("the node's memory", lambda: self.peak_mib(machine))
+        peak = self.peak_mib(machine)
+        say(f"memory of the node: {peak} MiB at most")
+        self.assertLess(peak, MEMORY_MIB)
         genesis = machine.call("eth_getBlockByNumber", "0x0", False)
         machine.power_cut()
 
@@ -53,6 +59,11 @@ class FirstBoot(ImageCase):
         machine.wait_for("the node's first block on the status page", lambda: self.height(machine))
         self.assertFalse(machine.answers(), "JSON-RPC is reachable from outside")
         self.assertNotIn("login:", machine.console())
+
+    def peak_mib(self, machine) -> int:
+        """What the node has been charged at most, as the status page has it."""
+        found = re.findall(r"memory +node \d+ MiB, at most (\d+) of", machine.console())
+        return max(map(int, found), default=0)
 
     def height(self, machine) -> bool:
         """Whether the status page tells a height above 0."""

@@ -96,10 +96,13 @@ class Verity(ImageCase):
         say(f"back in slot B after {machine.seconds():.0f} s")
         page = re.sub(r"\s+", " ", self.since_boot(machine))
         self.assertIn(f"basalt_{OTHER} on ", page)
-        self.assertEqual(self.boots(machine), 2)
+        # One more where the emulation was so slow that the root came too late.
+        self.assertIn(self.boots(machine), (2, 3))
         self.assertRegex(page, rf"SLOT LEFT: {first[:-4]}: .*corrupted")
         machine.power_cut()
-        self.assertEqual(self.kernels(machine), [f"basalt_{OTHER}.efi", f"{first[:-4]}+0-1.efi"])
+        kernels = self.kernels(machine)
+        self.assertEqual(kernels[0], f"basalt_{OTHER}.efi")
+        self.assertRegex(kernels[1], rf"{re.escape(first[:-4])}\+0-[1-3]\.efi")
         self.assertIn("left.txt", machine.esp_list("loader/basalt"))
 
     def since_boot(self, machine) -> str:

@@ -111,6 +111,7 @@ fn page(facts: &Facts) -> Vec<Line> {
             let colour = if chain.is_stale { RED } else { GREEN };
             row("height", PLAIN, &format!("{}, {} on disk", chain.height, chain.steady));
             row("mini-block", colour, &format!("{}, {}", chain.mini_block, chain.age));
+            row("memory", PLAIN, &facts.memory);
         }
         None if facts.trouble.is_empty() => row("node", YELLOW, "starting"),
         None => row("node", RED, "down"),
@@ -272,6 +273,7 @@ mod tests {
                 is_open: true,
                 line: String::new(),
             }),
+            memory: "node 200 MiB, at most 300 of 974".to_owned(),
             disk: "3 of 10 GiB used".to_owned(),
             time: Clock::default(),
             up: "1 h".to_owned(),

@@ -20,6 +20,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+/// Control group of the node's service.
+const NODE_GROUP: &str = "sys/fs/cgroup/system.slice/basalt.service";
 /// How long the node may take to answer.
 const TIMEOUT: Duration = Duration::from_millis(800);
 /// Bytes of an answer at most.
@@ -93,6 +95,8 @@ pub struct Facts {
     pub disk: String,
     /// How well the clock is set.
     pub time: Clock,
+    /// Of the node, now and at most since its start, and of the machine.
+    pub memory: String,
     /// Since the boot.
     pub up: String,
     /// The image lets people in.
@@ -142,6 +146,7 @@ impl Places {
             version: version(&self.root),
             refused_update: refused_update(&self.root),
             disk: self.disk() + &disk.words(),
+            memory: self.memory().unwrap_or_else(|| "no service of the node".to_owned()),
             left_slot: disk.left,
             corrupted: disk.corrupted,
             recovery_key: disk.recovery_key,
@@ -237,6 +242,18 @@ impl Places {
         };
         let is_good = state.is_some_and(|it| it.is_synchronised && it.is_authenticated);
         Clock { text, is_good }
+    }
+
+    /// What the node's control group is charged: its own memory, and pages of its files.
+    fn memory(&self) -> Option<String> {
+        let charged = |name: &str| {
+            let bytes = self.text(&format!("{NODE_GROUP}/memory.{name}"));
+            Some(bytes.trim().parse::<u64>().ok()? >> 20)
+        };
+        let machine = self.text("proc/meminfo");
+        let kib = machine.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        let all = kib.trim().strip_suffix(" kB")?.parse::<u64>().ok()? >> 10;
+        Some(format!("node {} MiB, at most {} of {all}", charged("current")?, charged("peak")?))
     }
 
     fn disk(&self) -> String {
@@ -445,6 +462,9 @@ mod tests {
              \"offset_ns\":-12345}",
         );
         let folder = root.path().to_owned();
+        put("proc/meminfo", "MemTotal:        1000000 kB\nMemFree: 1 kB\n");
+        put("sys/fs/cgroup/system.slice/basalt.service/memory.current", "104857600\n");
+        put("sys/fs/cgroup/system.slice/basalt.service/memory.peak", "209715200\n");
         put("state", "disk=/dev/vda\ndata=/dev/vda6\nencrypted=yes\n");
         let disk = folder.clone();
         let places = Places { run: folder.clone(), node: folder.clone(), disk, root: folder };
@@ -459,6 +479,7 @@ mod tests {
         assert_eq!(places.look(Vec::new()).is_signed, Some(true));
         assert_eq!(facts.tune, "isolated 2-3, no ticks on none");
         assert!(facts.disk.contains("MiB free of"), "{}", facts.disk);
+        assert_eq!(facts.memory, "node 100 MiB, at most 200 of 976");
         assert!(facts.disk.ends_with(" on /dev/vda6, encrypted"), "{}", facts.disk);
         assert!(facts.time.is_good);
         assert_eq!(facts.time.text, "-12 us off, authenticated, by 192.0.2.1");

@@ -180,3 +180,121 @@ fn record_on(device: &Path, geometry: Geometry) -> Option<Record> {
     let mut part = Uncached::open(device, boot.start, boot.bytes).ok()?;
     serde_json::from_slice(&esp::read_file(&mut part, RECORD)?).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::appliance::install::gpt::{Entry, ROOT, ROOT_VERITY, Table};
+    use crate::cli::appliance::install::verity::tests::made;
+    use std::{fs, io::Write as _, os::unix::fs::symlink};
+
+    const MIB: u64 = 1 << 20;
+    const STICK: Geometry = Geometry { bytes: 80 * MIB, sector: 512 };
+
+    /// A machine that was started from a stick, with an empty NVMe whose sectors have 4096 bytes.
+    /// Its devices are files.
+    fn machine() -> (tempfile::TempDir, Machine) {
+        let root = tempfile::tempdir().unwrap();
+        let (data, tree, root_hash) = made(300);
+        let hash = hex::encode(root_hash);
+        let put = |path: &str, bytes: &[u8]| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, bytes).unwrap();
+        };
+        put("proc/cmdline", format!("quiet roothash={hash}\n").as_bytes());
+        put("proc/self/mountinfo", b"30 1 8:1 / /efi rw - vfat /dev/sda1 rw\n");
+        put("etc/os-release", b"IMAGE_ID=\"basalt\"\nIMAGE_VERSION=\"1.2\"\n");
+        put("efi/loader/basalt/basalt.toml", b"[install]\ndisk = \"S2\"\n[rpc]\n");
+        put("efi/EFI/BOOT/BOOTX64.EFI", b"loader");
+        put("efi/EFI/Linux/basalt_1.2.efi", format!("kernel roothash={hash} ro").as_bytes());
+        put("sys/firmware/efi/efivars/x", b"");
+        put("dev/dm-0", &data);
+        put("dev/sda3", &tree);
+        for part in ["dev/sda1", "dev/sda2"] {
+            put(part, b"");
+        }
+        let mut at = MIB;
+        let mut entries = Vec::new();
+        for (id, kind, mib) in [(1, ESP, 64), (2, ROOT, 4), (3, ROOT_VERITY, 1)] {
+            let sys = format!("sys/devices/usb1/block/sda/sda{id}");
+            put(&format!("{sys}/partition"), b"1");
+            put(&format!("{sys}/start"), format!("{}\n", at / 512).as_bytes());
+            let (name, bytes) = (format!("part {id}"), mib * MIB);
+            entries.push(Entry { kind, id: [id; 16], start: at, bytes, attributes: 0, name });
+            at += bytes;
+        }
+        let table = Table { id: [9; 16], entries };
+        put("dev/sda", &gpt::encode(&table, STICK).unwrap().primary);
+        let sectors = 700 * MIB / 512;
+        for (path, text) in [
+            ("usb1/block/sda/size", (STICK.bytes / 512).to_string()),
+            ("usb1/block/sda/queue/logical_block_size", "512".to_owned()),
+            ("usb1/block/sda/device/serial", "STICK".to_owned()),
+            ("nvme/nvme0n1/size", sectors.to_string()),
+            ("nvme/nvme0n1/queue/logical_block_size", "4096".to_owned()),
+            ("nvme/nvme0n1/device/serial", "S2".to_owned()),
+        ] {
+            put(&format!("sys/devices/{path}"), text.as_bytes());
+        }
+        put("sys/block/dm-0/dm/name", b"root\n");
+        for part in ["sda2", "sda3"] {
+            put(&format!("sys/block/dm-0/slaves/{part}/x"), b"");
+        }
+        fs::create_dir_all(root.path().join("sys/class/block")).unwrap();
+        for (link, target) in [
+            ("block/sda", "usb1/block/sda"),
+            ("block/nvme0n1", "nvme/nvme0n1"),
+            ("class/block/sda", "usb1/block/sda"),
+            ("class/block/sda1", "usb1/block/sda/sda1"),
+            ("class/block/sda2", "usb1/block/sda/sda2"),
+            ("class/block/sda3", "usb1/block/sda/sda3"),
+        ] {
+            let (sys, devices) = (root.path().join("sys"), root.path().join("sys/devices"));
+            symlink(devices.join(target), sys.join(link)).unwrap();
+        }
+        File::create(root.path().join("dev/nvme0n1")).unwrap().set_len(700 * MIB).unwrap();
+        let stick = fs::OpenOptions::new().append(true).open(root.path().join("dev/sda")).unwrap();
+        stick.set_len(STICK.bytes).unwrap();
+        let machine = Machine { root: root.path().to_owned() };
+        (root, machine)
+    }
+
+    #[test]
+    fn a_stick_installs_once_and_again_only_where_it_is_named_and_something_is_new() {
+        let (root, machine) = machine();
+        let place = Place::new(root.path().join("run/install")).unwrap();
+        let asked = |overwrite| Asked { disk: "S2", overwrite };
+        let job = |overwrite| Job {
+            machine: &machine,
+            place: &place,
+            asked: asked(overwrite),
+            tell: Box::leak(Box::new(|_: &str| ())),
+        };
+        assert_eq!(job("").is_done_already(), None);
+        let done = job("").perform().unwrap().text();
+        assert!(done.contains("Basalt 1.2 is on S2 (nvme0n1)"), "{done}");
+        assert!(done.contains("Boot0000 starts partition"), "{done}");
+        assert_eq!(place.told().unwrap().stage, Stage::Done);
+        let geometry = Geometry { bytes: 700 * MIB, sector: 4096 };
+        let target = root.path().join("dev/nvme0n1");
+        let table = gpt::read(&mut File::open(&target).unwrap(), geometry).unwrap();
+        let boot = &table.entries[0];
+        let mut part = Uncached::open(&target, boot.start, boot.bytes).unwrap();
+        assert_eq!(esp::read_file(&mut part, CONFIG).unwrap(), b"[rpc]\n");
+
+        let refused = job("").perform().unwrap_err();
+        assert!(refused.contains("it is not empty (partitions part 1 part 2 part 3 _empty"));
+        assert_eq!(place.told().unwrap().stage, Stage::Refused);
+        let already = job("S2").is_done_already().unwrap();
+        assert!(already.contains("Basalt 1.2 with this configuration is on S2"), "{already}");
+        let config = root.path().join("efi").join(CONFIG);
+        fs::OpenOptions::new().append(true).open(config).unwrap().write_all(b"# new\n").unwrap();
+        assert_eq!(job("S2").is_done_already(), None);
+        job("S2").perform().unwrap();
+        assert!(job("S2").is_done_already().is_some());
+        let stick = Asked { disk: "STICK", overwrite: "STICK" };
+        let refused = Job { asked: stick, ..job("") }.perform().unwrap_err();
+        assert!(refused.contains("this system was booted from it"), "{refused}");
+    }
+}

@@ -3,9 +3,12 @@
 #![expect(clippy::disallowed_methods, reason = "a test owns its threads and its time")]
 #![expect(clippy::unwrap_used, reason = "a test: what cannot be is a failure")]
 
-#[path = "support/client.rs"]
+#[path = "../support/client.rs"]
 mod client;
 
+mod boot;
+
+use boot::Boot;
 use client::Node;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -14,8 +17,8 @@ use std::{
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
     os::unix::net::UnixDatagram,
-    path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    path::Path,
+    process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -24,73 +27,6 @@ use std::{
 const PATIENCE: Duration = Duration::from_secs(30);
 const SECURE_BOOT: &str = "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
 const LOADER_INFO: &str = "LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
-
-/// A machine that boots: its ESP, credentials, kernel arguments and firmware.
-struct Boot(tempfile::TempDir);
-
-impl Boot {
-    fn new() -> Self {
-        let boot = Self(tempfile::tempdir().unwrap());
-        for folder in ["esp/loader/basalt", "credentials", "firmware", "run", "state"] {
-            fs::create_dir_all(boot.path(folder)).unwrap();
-        }
-        boot.put("cmdline", "quiet ro");
-        boot
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn put(&self, name: &str, text: &str) {
-        fs::write(self.path(name), text).unwrap();
-    }
-
-    fn run(&self) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_basalt"));
-        command.arg("boot-config").args(["--wait-s", "1"]);
-        for (flag, name) in [
-            ("--esp", "esp"),
-            ("--into", "run"),
-            ("--state", "state"),
-            ("--kernel-arguments", "cmdline"),
-            ("--firmware", "firmware"),
-            ("--accept", "accept"),
-            ("--closed", "closed"),
-            ("--os-release", "os-release"),
-            ("--disk", "disk"),
-            ("--root", "root"),
-        ] {
-            command.arg(flag).arg(self.path(name));
-        }
-        command.env("CREDENTIALS_DIRECTORY", self.path("credentials")).output().unwrap()
-    }
-
-    /// What a good boot puts in force.
-    fn in_force(&self) -> Value {
-        let output = self.run();
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{error}");
-        assert!(!self.path("run/maintenance.json").exists());
-        serde_json::from_slice(&fs::read(self.path("run/in-force.json")).unwrap()).unwrap()
-    }
-
-    /// What a bad boot says on the console, after it left the same for maintenance and no
-    /// configuration for a node.
-    fn refusal(&self) -> String {
-        let output = self.run();
-        assert_eq!(output.status.code(), Some(1));
-        assert!(!self.path("run/basalt.toml").exists(), "a node could start");
-        let text = String::from_utf8(output.stderr).unwrap();
-        let left = fs::read(self.path("run/maintenance.json")).unwrap();
-        let left: Value = serde_json::from_slice(&left).unwrap();
-        for fault in left["faults"].as_array().unwrap() {
-            assert!(text.contains(fault["what"].as_str().unwrap()), "{text}");
-            assert!(!fault["remedy"].as_str().unwrap().is_empty(), "{text}");
-        }
-        text
-    }
-}
 
 #[test]
 fn without_configuration_it_is_a_development_chain_on_loopback() {
