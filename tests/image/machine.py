@@ -55,6 +55,15 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def stick() -> tuple[str, str]:
+    """Controller and driver of a disk that can be pulled out: USB, where the kernel drives it."""
+    config = TOP / "build/kernel/current/config"
+    if config.exists() and "CONFIG_USB_XHCI_PCI=y" in config.read_text():
+        return "qemu-xhci", "usb-storage"
+    print("    the kernel drives no USB: the stick is a removable SCSI disk", flush=True)
+    return "virtio-scsi-pci", "scsi-hd"
+
+
 class Machine:
     """A server with one disk, two cores and a serial line that is written to a file."""
 
@@ -236,7 +245,8 @@ class Machine:
         if self.nvme_serial:
             drive = f"nvme,drive=disk,serial={self.nvme_serial},bootindex=1"
         if self.is_stick:
-            drive = "scsi-hd,drive=disk,serial=STICK01,removable=on,bootindex=1"
+            controller, driver = stick()
+            drive = f"{driver},drive=disk,serial=STICK01,removable=on,bootindex=1"
         machine_type, secure = "q35", []
         if self.secure_boot:
             ovmf = TOOLS / "usr/share/OVMF/OVMF_CODE_4M.secboot.fd"
@@ -257,7 +267,7 @@ class Machine:
             "-drive", f"if=pflash,format=raw,readonly=on,file={ovmf}",
             "-drive", f"if=pflash,format=raw,file={self.variables}",
             "-drive", f"file={self.disk},format=raw,if=none,id=disk,discard=unmap,cache=writeback",
-            *(["-device", "virtio-scsi-pci"] if self.is_stick else []), "-device", drive,
+            *(["-device", controller] if self.is_stick else []), "-device", drive,
             "-netdev", f"user,id=net,restrict={'on' if self.restricted else 'off'},{forwards}",
             "-device", "virtio-net-pci,netdev=net", "-device", "virtio-rng-pci",
             *self.start_tpm(),

@@ -2,9 +2,10 @@
 //! They mount the data partition, so this runs before there is one.
 
 use crate::cli::{Output, say};
-use crate::config::appliance::appliance;
+use crate::config::appliance::{Complain, Machine, Section, install::Install, section};
 use crate::config::overlay::FILE_BYTES_MAX;
 use clap::Args;
+use serde::Deserialize;
 use std::io::Read as _;
 
 const EXAMPLES: &str = "\
@@ -19,7 +20,7 @@ pub struct MachineSettings {}
 
 impl MachineSettings {
     /// Reads a configuration from standard input and prints what is to be done with disks. What is
-    /// wrong outside of the appliance's own sections is not looked at.
+    /// wrong in other sections is not looked at.
     ///
     /// # Errors
     /// Where the text is no TOML, or such a section is wrong: nothing is to be made on a disk then.
@@ -36,11 +37,28 @@ impl MachineSettings {
     }
 }
 
+/// What says something about disks. A fault in another section, such as `[network]`, is no reason
+/// to leave the data partition alone: with it goes the machine's id, and by that its address from
+/// DHCP.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Disks {
+    machine: Machine,
+    install: Install,
+}
+
+impl Section for Disks {
+    fn check(&self, complain: Complain<'_>) {
+        self.machine.check(complain);
+        self.install.check(complain);
+    }
+}
+
 fn lines(text: &str) -> Result<String, String> {
     let document = toml_edit::Document::parse(text)
         .map_err(|error| format!("basalt.toml: no valid TOML: {}", error.message()))?;
-    let found = appliance("basalt.toml", text).map_err(|error| error.to_string())?;
-    let (machine, install) = (found.machine, found.install);
+    let found: Disks = section("basalt.toml", text).map_err(|error| error.to_string())?;
+    let Disks { machine, install } = found;
     let directory = document.get("data").and_then(|data| data.get("directory")?.as_str());
     if let Some(directory) = directory.filter(|it| !it.is_empty() && !machine.wal_disk.is_empty()) {
         return Err(format!(
@@ -65,6 +83,8 @@ mod tests {
         assert_eq!(lines("").unwrap(), "encrypt_data=off\nwal_disk=\nrun_from_usb=no\n");
         let text = "[machine]\nencrypt_data = \"tpm2\"\n[wal]\nnonsense = 1\n";
         assert_eq!(lines(text).unwrap(), "encrypt_data=tpm2\nwal_disk=\nrun_from_usb=no\n");
+        let text = "[network]\nallow_from = [\"nowhere\"]\n";
+        assert!(lines(text).unwrap().contains("wal_disk=\n"), "no matter of disks");
         let text = "[machine]\nwal_disk = \"S4\"\n";
         assert_eq!(lines(text).unwrap(), "encrypt_data=off\nwal_disk=S4\nrun_from_usb=no\n");
         assert!(lines("[install]\nrun_from_usb = true\n").unwrap().contains("run_from_usb=yes\n"));
