@@ -36,15 +36,17 @@ An Ethereum layer-2 node: durable mini-blocks every 10 ms, a sealed block every 
 Usage: basalt [OPTIONS] <COMMAND>
 
 Commands:
-  dev     Run a development chain with funded accounts
-  node    Run a node from a configuration file
-  plan    Show which thread gets which core
-  config  Check a configuration, or show the settings in force
-  status  Show how the running node does, on one screen
-  update  Bring an appliance to a newer version, or back to the one before
-  reset   Wipe the data of an appliance at its next boot
-  scrub   Read a data folder from the disk itself, to find what rots
-  help    Print this message or the help of the given subcommand(s)
+  dev             Run a development chain with funded accounts
+  node            Run a node from a configuration file
+  plan            Show which thread gets which core
+  config          Check a configuration, or show the settings in force
+  status          Show how the running node does, on one screen
+  update          Bring an appliance to a newer version, or back to the one before
+  install         Put a running image on a disk of this machine
+  reset           Wipe the data of an appliance at its next boot
+  support-bundle  Gather what somebody who helps needs to know, encrypted to your key
+  scrub           Read a data folder from the disk itself, to find what rots
+  help            Print this message or the help of the given subcommand(s)
 
 Options:
       --log-format <FORM>  Form of the log on standard error [possible values: text, json]
