@@ -64,7 +64,7 @@ impl DataDirectory {
         let marker = path.join(MARKER);
         let is_new = !marker.exists();
         let mut entries = fs::read_dir(path).map_err(refused("list it"))?;
-        if is_new && entries.next().is_some() {
+        if is_new && entries.any(|entry| !entry.is_ok_and(|entry| is_empty_log(&entry.path()))) {
             return Err(DataError::Foreign { path: name() });
         }
         let mut options = OpenOptions::new();
@@ -81,6 +81,11 @@ impl DataDirectory {
         }
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
+}
+
+/// Where an appliance has mounted a disk for the log, before there is a chain.
+fn is_empty_log(path: &Path) -> bool {
+    path.ends_with("wal") && fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 /// Deletes all but the marker, whose lock is held. Links are deleted, not followed.
@@ -123,5 +128,8 @@ mod tests {
         let error = DataDirectory::open(&foreign, true).unwrap_err();
         assert!(matches!(error, DataError::Foreign { .. }), "{error}");
         assert!(foreign.join("thesis.txt").exists());
+        let prepared = parent.path().join("prepared");
+        fs::create_dir_all(prepared.join("wal")).unwrap();
+        assert!(DataDirectory::open(&prepared, false).is_ok());
     }
 }
