@@ -21,7 +21,7 @@ use std::{
 };
 
 /// Control group of the node's service.
-const NODE_GROUP: &str = "sys/fs/cgroup/system.slice/basalt.service";
+const NODE_GROUP: &str = "sys/fs/cgroup/basalt.slice/basalt.service";
 /// How long the node may take to answer.
 const TIMEOUT: Duration = Duration::from_millis(800);
 /// Bytes of an answer at most.
@@ -463,8 +463,8 @@ mod tests {
         );
         let folder = root.path().to_owned();
         put("proc/meminfo", "MemTotal:        1000000 kB\nMemFree: 1 kB\n");
-        put("sys/fs/cgroup/system.slice/basalt.service/memory.current", "104857600\n");
-        put("sys/fs/cgroup/system.slice/basalt.service/memory.peak", "209715200\n");
+        put("sys/fs/cgroup/basalt.slice/basalt.service/memory.current", "104857600\n");
+        put("sys/fs/cgroup/basalt.slice/basalt.service/memory.peak", "209715200\n");
         put("state", "disk=/dev/vda\ndata=/dev/vda6\nencrypted=yes\n");
         let disk = folder.clone();
         let places = Places { run: folder.clone(), node: folder.clone(), disk, root: folder };
