@@ -3,14 +3,15 @@
 #![expect(clippy::disallowed_methods, reason = "a test owns its threads")]
 #![expect(clippy::unwrap_used, reason = "a test: what cannot be is a failure")]
 
+#[path = "support/serve.rs"]
+mod serve;
+
+use serve::serve;
 use sha2::{Digest as _, Sha256};
 use std::{
     fs,
-    io::{Read as _, Write as _},
-    net::TcpListener,
     path::PathBuf,
     process::{Command, Output},
-    thread,
 };
 
 /// A machine that boots.
@@ -149,22 +150,4 @@ fn ports_are_open_to_the_networks_that_are_named() {
             "add rule inet basalt input ip6 saddr 2001:db8::/32 tcp dport { 18545 } accept",
         ]
     );
-}
-
-/// Serves a text to whoever asks, until the test ends; its URL.
-fn serve(text: &'static str) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/basalt.toml", listener.local_addr().unwrap());
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            let mut buffer = [0; 2048];
-            let read = stream.read(&mut buffer).unwrap();
-            assert!(buffer[..read].starts_with(b"GET /basalt.toml "));
-            let length = text.len();
-            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
-            stream.write_all((head + text).as_bytes()).unwrap();
-        }
-    });
-    url
 }

@@ -5,12 +5,15 @@
 
 #[path = "../support/client.rs"]
 mod client;
+#[path = "../support/serve.rs"]
+mod serve;
 
 mod boot;
 
 use boot::Boot;
 use client::Node;
 use serde_json::Value;
+use serve::serve;
 use sha2::{Digest as _, Sha256};
 use std::{
     fs,
@@ -402,24 +405,6 @@ fn get(address: &str, path: &str) -> String {
         assert!(started.elapsed() < PATIENCE, "nobody answers at {address}");
         thread::sleep(Duration::from_millis(50));
     }
-}
-
-/// Serves a text to whoever asks, until the test ends; its URL.
-fn serve(text: &'static str) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/basalt.toml", listener.local_addr().unwrap());
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            let mut buffer = [0; 2048];
-            let read = stream.read(&mut buffer).unwrap();
-            assert!(buffer[..read].starts_with(b"GET /basalt.toml "));
-            let length = text.len();
-            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
-            stream.write_all((head + text).as_bytes()).unwrap();
-        }
-    });
-    url
 }
 
 /// A PE program as systemd's addonx64.efi.stub: headers of 1024 bytes, one section.
