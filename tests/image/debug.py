@@ -69,6 +69,18 @@ class DebugImage(ImageCase):
         self.assertNotRegex(updates.stdout, r"=basalt_")
         seats = self.ssh(machine, owner, "systemctl is-active basalt.service")
         self.assertEqual(seats.stdout.strip(), "active")
+        # A crash leaves its dump on the data partition, and the node comes back.
+        self.ssh(machine, owner, "systemctl kill --signal=SEGV --kill-whom=main basalt.service")
+
+        def dumped():
+            listing = self.ssh(machine, owner, "ls -s /var/lib/systemd/coredump").stdout
+            return re.search(r"(?m)^ *([1-9]\d*) core\.basalt\.640\.\S+\.zst$", listing)
+
+        size = machine.wait_for("the crash dump", dumped, every_s=5)
+        say(f"a dump of {size[1]} KiB")
+        restarts = self.ssh(machine, owner, "systemctl show -P NRestarts basalt.service")
+        self.assertEqual(restarts.stdout.strip(), "1")
+        machine.wait_for("the node again", machine.answers, every_s=5)
 
     def test_the_release_refuses_keys_and_has_no_way_in(self):
         machine = self.machine(config='[debug]\nauthorized_keys = ["ssh-ed25519 AAAAC3Nz me"]\n')
