@@ -21,6 +21,8 @@
 //! No transaction can tell this from a write at the block's start.
 
 pub mod hashes;
+mod table;
+mod words;
 pub mod store;
 pub mod evm;
 pub mod refusal;

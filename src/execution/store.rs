@@ -3,7 +3,13 @@
 //! The cache always holds the newest values, so neither a mini-block nor a checkpoint empties it.
 //! Beside it stands the list of what changed since the last `take_diff`, with the values before.
 
-use crate::execution::hashes::BlockHashes;
+use crate::execution::{
+    hashes::BlockHashes,
+    table::{Id, Reader, Table},
+    words::{
+        account_key, account_value, address_of, hot_of, incarnation_of, slot_key, slot_of,
+    },
+};
 use crate::types::{
     diff::{Account, AccountDiff, Diff},
     ids::BlockNumber,
@@ -18,7 +24,7 @@ use revm::{
     database_interface::DBErrorMarker,
     state::{Account as EvmAccount, AccountInfo, Bytecode, EvmStorageSlot},
 };
-use std::{collections::hash_map::Entry, sync::Arc};
+use std::sync::Arc;
 
 /// The state could not be read during execution.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -56,44 +62,75 @@ impl Default for CacheLimits {
 pub struct Store {
     below: Below,
     cache: Cache,
-    changes: Vec<(Address, Change)>,
-    codes: Map<B256, Bytecode>,
-    /// Code that came into being since the last `take_diff`.
-    fresh_codes: Map<B256, Bytecode>,
-    code_bytes: usize,
+    changes: Changes,
+    codes: Codes,
     hashes: BlockHashes,
     limits: CacheLimits,
     /// The block whose hash the history contract does not hold yet.
     late_parent: Option<BlockNumber>,
 }
 
-struct Below {
-    overlay: Overlay,
-    base: Arc<dyn StateView>,
+/// State that the cache does not hold.
+#[derive(Clone)]
+pub(super) struct Below {
+    pub(super) overlay: Overlay,
+    pub(super) base: Arc<dyn StateView>,
 }
 
 /// Two generations: what was not used while the young one filled is forgotten.
 #[derive(Default)]
 struct Cache {
-    young: Map<Address, Hot>,
-    old: Map<Address, Hot>,
-    young_entries: usize,
+    accounts: Table<3, 10>,
+    slots: Table<7, 4>,
+    old: Cached,
 }
 
-struct Hot {
-    account: Option<Account>,
-    slots: Map<U256, U256>,
-    /// Slots that are not in `slots` are zero, whatever lies below.
-    storage_void: bool,
-    /// Its place in `Store::changes`.
-    change: Option<usize>,
+/// A generation of the cache, for other threads.
+#[derive(Clone)]
+pub(super) struct Cached {
+    pub(super) accounts: Reader<3, 10>,
+    pub(super) slots: Reader<7, 4>,
+}
+
+/// What differs since the last `take_diff`.
+#[derive(Default)]
+struct Changes {
+    accounts: Vec<Change>,
+    slots: Vec<SlotChange>,
+    /// Records whose mark bears another epoch have not changed; no mark bears zero.
+    epoch: u32,
 }
 
 /// An account as it was at the last `take_diff`.
 struct Change {
+    id: Id,
     before: Option<Account>,
     wiped: bool,
-    slots_before: Map<U256, U256>,
+}
+
+/// A slot as it was at the last `take_diff`.
+struct SlotChange {
+    /// Its account's place among the changes.
+    of: u32,
+    id: Id,
+    before: U256,
+}
+
+/// Bounded code, analysed.
+#[derive(Default)]
+struct Codes {
+    known: Map<B256, Bytecode>,
+    /// Code that came into being since the last `take_diff`.
+    fresh: Map<B256, Bytecode>,
+    bytes: usize,
+}
+
+/// An account in the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Hot {
+    pub(super) account: Option<Account>,
+    /// How often its storage became void; where it did, slots that are not cached are zero.
+    pub(super) incarnation: u32,
 }
 
 impl Store {
@@ -107,10 +144,8 @@ impl Store {
         Self {
             below: Below { overlay, base },
             cache: Cache::default(),
-            changes: Vec::new(),
-            codes: Map::default(),
-            fresh_codes: Map::default(),
-            code_bytes: 0,
+            changes: Changes { epoch: 1, ..Changes::default() },
+            codes: Codes::default(),
             hashes,
             limits,
             late_parent: None,
@@ -157,8 +192,8 @@ impl Store {
     /// # Errors
     /// Where the view cannot be read.
     pub fn has_code(&mut self, address: Address) -> Result<bool, ReadError> {
-        let hot = self.cache.get(&self.below, address)?;
-        Ok(hot.account.is_some_and(|account| account.code_hash != KECCAK256_EMPTY))
+        let account = self.account(address)?;
+        Ok(account.is_some_and(|account| account.code_hash != KECCAK256_EMPTY))
     }
 
     /// The account as it is now, `None` where there is none.
@@ -166,24 +201,99 @@ impl Store {
     /// # Errors
     /// Where the view cannot be read.
     pub(super) fn account(&mut self, address: Address) -> Result<Option<Account>, ReadError> {
-        Ok(self.cache.get(&self.below, address)?.account)
+        let id = self.account_id(address)?;
+        Ok(self.hot(id).account)
     }
 
-    /// Sets nonce and balance of an account that is not empty; its code and storage stay.
+    /// The account's number, good until the next `take_diff`.
     ///
     /// # Errors
     /// Where the view cannot be read.
-    pub(super) fn put_account(
+    pub(super) fn account_id(&mut self, address: Address) -> Result<Id, ReadError> {
+        let key = account_key(address);
+        match self.cache.accounts.reader().find(&key) {
+            Some(id) => Ok(id),
+            None => Ok(self.cache.fetch_account(&self.below, address, &key)?),
+        }
+    }
+
+    /// The account of a number.
+    pub(super) fn hot(&self, id: Id) -> Hot {
+        hot_of(&self.cache.accounts.reader().read(id).value)
+    }
+
+    /// Sets an account; its storage stays.
+    pub(super) fn set_account(&mut self, id: Id, account: Option<Account>) {
+        let hot = self.hot(id);
+        if hot.account != account {
+            self.note(id, &hot);
+            self.cache.accounts.write(id, &account_value(&Hot { account, ..hot }));
+        }
+    }
+
+    /// Empties an account's storage.
+    pub(super) fn void_storage(&mut self, id: Id) {
+        let hot = self.hot(id);
+        let at = self.note(id, &hot);
+        self.changes.accounts[at].wiped |= hot.account.is_some();
+        let incarnation = hot.incarnation + 1;
+        self.cache.accounts.write(id, &account_value(&Hot { incarnation, ..hot }));
+    }
+
+    /// A slot's number, good until the next `take_diff`; `hot` is its account as it is now.
+    ///
+    /// # Errors
+    /// Where the view cannot be read.
+    pub(super) fn slot_id(
         &mut self,
         address: Address,
-        account: Account,
-    ) -> Result<(), ReadError> {
-        let hot = self.cache.get(&self.below, address)?;
-        if hot.account != Some(account) {
-            note(&mut self.changes, address, hot);
-            hot.account = Some(account);
+        hot: &Hot,
+        slot: &U256,
+    ) -> Result<Id, ReadError> {
+        let key = slot_key(address, hot.incarnation, slot);
+        if let Some(id) = self.cache.slots.reader().find(&key) {
+            return Ok(id);
         }
-        Ok(())
+        let value = match self.cache.old.slots.find(&key) {
+            Some(old) => self.cache.old.slots.read(old).value,
+            None if hot.incarnation > 0 => [0; 4],
+            None => self.below.storage(&address, slot)?.into_limbs(),
+        };
+        Ok(self.cache.slots.insert(&key, &value))
+    }
+
+    /// What a slot holds.
+    pub(super) fn slot(&self, id: Id) -> U256 {
+        U256::from_limbs(self.cache.slots.reader().read(id).value)
+    }
+
+    /// Sets a slot of the account `of`.
+    pub(super) fn set_slot(&mut self, of: Id, id: Id, value: U256) {
+        let before = self.slot(id);
+        if before == value {
+            return;
+        }
+        let epoch = u64::from(self.changes.epoch);
+        if self.cache.slots.mark(id) != epoch {
+            self.cache.slots.set_mark(id, epoch);
+            let hot = self.hot(of);
+            let of = u32::try_from(self.note(of, &hot)).unwrap_or(u32::MAX);
+            self.changes.slots.push(SlotChange { of, id, before });
+        }
+        self.cache.slots.write(id, value.as_limbs());
+    }
+
+    /// The account's place among the changes, begun where there is none.
+    fn note(&mut self, id: Id, hot: &Hot) -> usize {
+        let mark = self.cache.accounts.mark(id);
+        if mark >> 32 == u64::from(self.changes.epoch) {
+            return usize::try_from(mark & u64::from(u32::MAX)).unwrap_or(usize::MAX);
+        }
+        let at = self.changes.accounts.len();
+        let at_word = u64::try_from(at).unwrap_or(u64::MAX);
+        self.cache.accounts.set_mark(id, (u64::from(self.changes.epoch) << 32) | at_word);
+        self.changes.accounts.push(Change { id, before: hot.account, wiped: false });
+        at
     }
 
     /// Takes over what one transaction did to one account.
@@ -194,147 +304,162 @@ impl Store {
         if !new.is_touched() {
             return Ok(());
         }
-        let hot = self.cache.get(&self.below, address)?;
-        let gone = new.is_selfdestructed() || new.is_empty();
-        let after = (!gone).then_some(Account {
-            nonce: new.info.nonce,
-            balance: new.info.balance,
-            code_hash: new.info.code_hash,
-        });
-        let wipes = hot.account.is_some() && (gone || new.is_created());
-        let stores = !gone && new.storage.values().any(EvmStorageSlot::is_changed);
-        if hot.account == after && !wipes && !stores {
-            return Ok(());
-        }
+        let id = self.account_id(address)?;
+        let after = outcome_of(&new);
         if let (Some(account), Some(code)) = (after, &new.info.code) {
-            let had = hot.account.map_or(KECCAK256_EMPTY, |account| account.code_hash);
-            if account.code_hash != had && account.code_hash != KECCAK256_EMPTY {
-                self.fresh_codes.insert(account.code_hash, code.clone());
+            self.keep_fresh_code(id, &account, code);
+        }
+        let before = self.hot(id).account;
+        if after.is_none() || new.is_created() {
+            if before.is_some() || new.is_created() {
+                self.void_storage(id);
             }
         }
-        let change = note(&mut self.changes, address, hot);
-        if gone || new.is_created() {
-            hot.slots.clear();
-            hot.storage_void = true;
-        }
-        if wipes {
-            change.wiped = true;
-            change.slots_before.clear();
-        }
-        hot.account = after;
-        if stores {
-            let changed = new.storage.into_iter().filter(|(_, slot)| slot.is_changed());
-            let slots_then = hot.slots.len();
-            changed.for_each(|(key, slot)| {
-                change.slots_before.entry(key).or_insert(slot.original_value);
-                hot.slots.insert(key, slot.present_value);
-            });
-            self.cache.young_entries += hot.slots.len() - slots_then;
+        self.set_account(id, after);
+        if after.is_some() && new.storage.values().any(EvmStorageSlot::is_changed) {
+            let hot = self.hot(id);
+            for (key, slot) in new.storage.into_iter().filter(|(_, slot)| slot.is_changed()) {
+                let slot_id = self.slot_id(address, &hot, &key)?;
+                self.set_slot(id, slot_id, slot.present_value);
+            }
         }
         Ok(())
+    }
+
+    /// Keeps code that an account has from now on and had not before.
+    pub(super) fn keep_fresh_code(&mut self, id: Id, account: &Account, code: &Bytecode) {
+        if account.code_hash == KECCAK256_EMPTY {
+            return;
+        }
+        let had = self.hot(id).account.map_or(KECCAK256_EMPTY, |account| account.code_hash);
+        if account.code_hash != had {
+            self.codes.fresh.insert(account.code_hash, code.clone());
+        }
     }
 
     /// What changed since the last call: exactly the accounts, slots and codes that differ.
     pub fn take_diff(&mut self) -> Diff {
         let mut diff = Diff::default();
-        diff.accounts.reserve(self.changes.len());
-        for (address, change) in self.changes.drain(..) {
-            // Nothing leaves the young generation while it has a change.
-            let Some(hot) = self.cache.young.get_mut(&address) else { continue };
-            hot.change = None;
+        let Self { cache, changes, codes, .. } = self;
+        diff.accounts.reserve(changes.accounts.len());
+        // Stable: of slots that changed twice there is only one entry anyway.
+        changes.slots.sort_by_key(|slot| slot.of);
+        let mut slots = changes.slots.drain(..).peekable();
+        for (at, change) in changes.accounts.drain(..).enumerate() {
+            let Hot { account, incarnation } = hot_of(&cache.accounts.reader().read(change.id).value);
             let wiped = change.wiped && change.before.is_some();
-            let now = |slot: &U256| hot.slots.get(slot).copied().unwrap_or_default();
-            let storage: Map<U256, U256> = change
-                .slots_before
-                .iter()
-                .map(|(slot, before)| (*slot, if wiped { U256::ZERO } else { *before }, now(slot)))
-                .filter(|(_, before, now)| before != now)
-                .map(|(slot, _, now)| (slot, now))
-                .collect();
-            if hot.account == change.before && !wiped && storage.is_empty() {
+            let mut storage = Map::default();
+            while let Some(slot) = slots.next_if(|slot| slot.of as usize == at) {
+                let key = cache.slots.reader().key(slot.id);
+                let before = if wiped { U256::ZERO } else { slot.before };
+                let now = U256::from_limbs(cache.slots.reader().read(slot.id).value);
+                if incarnation_of(&key) == incarnation && before != now {
+                    storage.insert(slot_of(&key), now);
+                }
+            }
+            if account == change.before && !wiped && storage.is_empty() {
                 continue;
             }
-            if let Some(account) = hot.account
-                && let Some(code) = self.fresh_codes.get(&account.code_hash)
+            if let Some(account) = account
+                && let Some(code) = codes.fresh.get(&account.code_hash)
             {
                 diff.codes.insert(account.code_hash, code.original_bytes());
             }
-            diff.accounts.insert(address, AccountDiff { account: hot.account, wiped, storage });
+            let address = address_of(&cache.accounts.reader().key(change.id));
+            diff.accounts.insert(address, AccountDiff { account, wiped, storage });
         }
-        #[expect(clippy::iter_over_hash_type, reason = "only the cache sees the order")]
-        for (hash, code) in std::mem::take(&mut self.fresh_codes) {
-            self.keep_code(hash, code);
-        }
-        self.cache.forget(self.limits.entries_max / 2);
+        drop(slots);
+        codes.settle(self.limits.code_bytes_max);
+        // Where epochs begin anew, no old mark may remain.
+        let begins_anew = changes.epoch == u32::MAX;
+        changes.epoch = if begins_anew { 1 } else { changes.epoch + 1 };
+        cache.forget(if begins_anew { 0 } else { self.limits.entries_max / 2 });
         diff
-    }
-
-    fn keep_code(&mut self, hash: B256, code: Bytecode) {
-        if self.code_bytes + code.len() > self.limits.code_bytes_max {
-            self.codes.clear();
-            self.code_bytes = 0;
-        }
-        self.code_bytes += code.len();
-        self.codes.insert(hash, code);
     }
 }
 
-/// The account's change since the last `take_diff`, begun where there is none.
-fn note<'a>(
-    changes: &'a mut Vec<(Address, Change)>,
-    address: Address,
-    hot: &mut Hot,
-) -> &'a mut Change {
-    let at = *hot.change.get_or_insert(changes.len());
-    if at == changes.len() {
-        let slots_before = Map::default();
-        changes.push((address, Change { before: hot.account, wiped: false, slots_before }));
+impl Codes {
+    fn keep(&mut self, hash: B256, code: Bytecode, bytes_max: usize) {
+        if self.bytes + code.len() > bytes_max {
+            self.known.clear();
+            self.bytes = 0;
+        }
+        self.bytes += code.len();
+        self.known.insert(hash, code);
     }
-    &mut changes[at].1
+
+    fn settle(&mut self, bytes_max: usize) {
+        #[expect(clippy::iter_over_hash_type, reason = "only the cache sees the order")]
+        for (hash, code) in std::mem::take(&mut self.fresh) {
+            self.keep(hash, code, bytes_max);
+        }
+    }
+}
+
+impl Default for Cached {
+    fn default() -> Self {
+        let (accounts, slots) = (Table::default(), Table::default());
+        Self { accounts: accounts.reader().clone(), slots: slots.reader().clone() }
+    }
 }
 
 impl Cache {
-    fn get(&mut self, below: &Below, address: Address) -> Result<&mut Hot, ReadError> {
-        match self.young.entry(address) {
-            Entry::Occupied(found) => Ok(found.into_mut()),
-            Entry::Vacant(free) => {
-                let hot = match self.old.remove(&address) {
-                    Some(hot) => hot,
-                    None => Hot {
-                        account: below.account(&address)?,
-                        slots: Map::default(),
-                        storage_void: false,
-                        change: None,
-                    },
-                };
-                self.young_entries += 1 + hot.slots.len();
-                Ok(free.insert(hot))
-            }
-        }
+    /// Brings an account that is not in the young generation into it.
+    #[cold]
+    fn fetch_account(
+        &mut self,
+        below: &Below,
+        address: Address,
+        key: &[u64; 3],
+    ) -> Result<Id, ViewError> {
+        let value = match self.old.accounts.find(key) {
+            Some(old) => self.old.accounts.read(old).value,
+            None => account_value(&Hot { account: below.account(&address)?, incarnation: 0 }),
+        };
+        Ok(self.accounts.insert(key, &value))
     }
 
     fn forget(&mut self, young_entries_max: usize) {
-        if self.young_entries > young_entries_max {
-            self.old = std::mem::take(&mut self.young);
-            self.young_entries = 0;
+        if self.accounts.len() + self.slots.len() > young_entries_max {
+            let Self { accounts, slots, .. } = std::mem::take(self);
+            self.old =
+                Cached { accounts: accounts.reader().clone(), slots: slots.reader().clone() };
         }
     }
 }
 
 impl Below {
-    fn account(&self, address: &Address) -> Result<Option<Account>, ViewError> {
+    pub(super) fn account(&self, address: &Address) -> Result<Option<Account>, ViewError> {
         match self.overlay.account(address) {
             Some(account) => Ok(account),
             None => self.base.account(address),
         }
     }
 
-    fn storage(&self, address: &Address, slot: &U256) -> Result<U256, ViewError> {
+    pub(super) fn storage(&self, address: &Address, slot: &U256) -> Result<U256, ViewError> {
         match self.overlay.storage(address, slot) {
             Some(value) => Ok(value),
             None => self.base.storage(address, slot),
         }
     }
+
+    pub(super) fn code(&self, hash: B256) -> Result<Bytecode, ReadError> {
+        let raw = match self.overlay.code(&hash) {
+            Some(code) => code,
+            None => self.base.code(&hash)?.ok_or(ReadError::NoCode(hash))?,
+        };
+        Ok(analysed(raw))
+    }
+}
+
+/// The account that a transaction leaves: none where it destroyed it, or left it empty (EIP-161).
+pub(super) fn outcome_of(new: &EvmAccount) -> Option<Account> {
+    let gone = new.is_selfdestructed() || new.is_empty();
+    (!gone).then_some(Account {
+        nonce: new.info.nonce,
+        balance: new.info.balance,
+        code_hash: new.info.code_hash,
+    })
 }
 
 /// EIP-2935: the slot of the history contract that holds the hash of block `number`.
@@ -362,41 +487,36 @@ impl Database for Store {
     type Error = ReadError;
 
     fn basic(&mut self, address: Address) -> Result<Option<AccountInfo>, ReadError> {
-        Ok(self.cache.get(&self.below, address)?.account.map(account_info))
+        Ok(self.account(address)?.map(account_info))
     }
 
     fn code_by_hash(&mut self, hash: B256) -> Result<Bytecode, ReadError> {
-        if let Some(code) = self.codes.get(&hash).or_else(|| self.fresh_codes.get(&hash)) {
+        if let Some(code) = self.codes.known.get(&hash).or_else(|| self.codes.fresh.get(&hash)) {
             return Ok(code.clone());
         }
-        let raw = match self.below.overlay.code(&hash) {
-            Some(code) => code,
-            None => self.below.base.code(&hash)?.ok_or(ReadError::NoCode(hash))?,
-        };
-        let code = analysed(raw);
-        self.keep_code(hash, code.clone());
+        let code = self.below.code(hash)?;
+        self.codes.keep(hash, code.clone(), self.limits.code_bytes_max);
         Ok(code)
     }
 
     fn storage(&mut self, address: Address, slot: U256) -> Result<U256, ReadError> {
-        if address == HISTORY_STORAGE_ADDRESS
-            && let Some(parent) = self.late_parent
-            && slot == history_slot(parent)
+        if let Some(parent) = self.late_parent
+            && is_late(parent, address, &slot)
         {
             return Ok(U256::from_be_bytes(self.hash_of(parent)?.0));
         }
-        let hot = self.cache.get(&self.below, address)?;
-        if let Some(value) = hot.slots.get(&slot) {
-            return Ok(*value);
-        }
-        let value =
-            if hot.storage_void { U256::ZERO } else { self.below.storage(&address, &slot)? };
-        hot.slots.insert(slot, value);
-        self.cache.young_entries += 1;
-        Ok(value)
+        let id = self.account_id(address)?;
+        let hot = self.hot(id);
+        let id = self.slot_id(address, &hot, &slot)?;
+        Ok(self.slot(id))
     }
 
     fn block_hash(&mut self, number: u64) -> Result<B256, ReadError> {
         self.hash_of(number)
     }
+}
+
+/// EIP-2935: this slot of the history contract holds the hash of `parent`, once that is known.
+pub(super) fn is_late(parent: BlockNumber, address: Address, slot: &U256) -> bool {
+    address == HISTORY_STORAGE_ADDRESS && *slot == history_slot(parent)
 }

@@ -99,7 +99,8 @@ fn transfer(
         return Ok(None);
     }
     for (address, account) in ledger.0.into_iter().flatten() {
-        store.put_account(address, account)?;
+        let id = store.account_id(address)?;
+        store.set_account(id, Some(account));
     }
     Ok(Some(Executed { success: true, gas_used: TRANSFER_GAS, logs: Vec::new() }))
 }
