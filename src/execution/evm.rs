@@ -6,7 +6,7 @@ use alloy_consensus::Transaction as _;
 use alloy_eips::eip7702::{RecoveredAuthority, RecoveredAuthorization};
 use alloy_primitives::{Address, Bytes, Log, U256};
 use revm::{
-    Context, ExecuteEvm as _, MainBuilder as _, MainnetEvm, SystemCallEvm as _,
+    Context, Database, ExecuteEvm as _, MainBuilder as _, MainnetEvm, SystemCallEvm as _,
     context::{BlockEnv, CfgEnv, TxEnv, either::Either},
     context_interface::{
         block::BlobExcessGasAndPrice,
@@ -138,15 +138,15 @@ pub enum EngineError {
 }
 
 /// An EVM that lives as long as its thread. It is not `Send`: build it where it runs.
-pub struct Evm {
-    inner: MainnetEvm<MainnetContext<Store>>,
+pub struct Evm<S: Database<Error = ReadError> = Store> {
+    pub(super) inner: MainnetEvm<MainnetContext<S>>,
     rules: Rules,
 }
 
-impl Evm {
+impl<S: Database<Error = ReadError>> Evm<S> {
     /// An EVM under `rules` on the state of `store`.
-    pub fn new(rules: Rules, store: Store) -> Self {
-        let context: MainnetContext<Store> = Context::new(store, rules.fork.spec());
+    pub fn new(rules: Rules, store: S) -> Self {
+        let context: MainnetContext<S> = Context::new(store, rules.fork.spec());
         let inner = context.with_cfg(rules.cfg()).build_mainnet();
         Self { inner, rules }
     }
@@ -157,7 +157,7 @@ impl Evm {
     }
 
     /// Its state.
-    pub fn store(&mut self) -> &mut Store {
+    pub fn store(&mut self) -> &mut S {
         &mut self.inner.ctx.journaled_state.database
     }
 
@@ -165,6 +165,19 @@ impl Evm {
     pub fn set_block(&mut self, block: &BlockEnvironment, excess_blob_gas: u64) {
         self.inner.ctx.block = self.rules.block(block, excess_blob_gas);
     }
+
+    /// Forgets what the last transaction touched; the map keeps its room for the next one.
+    pub(super) fn discard(&mut self) {
+        let journal = &mut self.inner.ctx.journaled_state.inner;
+        journal.state.clear();
+        if journal.state.capacity() > TOUCHED_ACCOUNTS_KEPT {
+            drop(mem::take(&mut journal.state));
+        }
+        journal.transaction_id = TransactionId::ZERO;
+    }
+}
+
+impl Evm {
 
     /// Executes one transaction and commits what it did to the store.
     ///
@@ -219,7 +232,7 @@ impl Evm {
         }
     }
 
-    /// Moves the journal's changes into the store; its map keeps its room for the next one.
+    /// Moves the journal's changes into the store.
     fn commit(&mut self) -> Result<(), ReadError> {
         let journal = &mut self.inner.ctx.journaled_state;
         let store = &mut journal.database;
@@ -228,15 +241,6 @@ impl Evm {
         drop(touched);
         self.discard();
         done
-    }
-
-    fn discard(&mut self) {
-        let journal = &mut self.inner.ctx.journaled_state.inner;
-        journal.state.clear();
-        if journal.state.capacity() > TOUCHED_ACCOUNTS_KEPT {
-            drop(mem::take(&mut journal.state));
-        }
-        journal.transaction_id = TransactionId::ZERO;
     }
 }
 
@@ -252,7 +256,7 @@ impl<T: ToString> From<EVMError<ReadError, T>> for EngineError {
     }
 }
 
-fn tx_env(tx: &RecoveredTransaction) -> TxEnv {
+pub(super) fn tx_env(tx: &RecoveredTransaction) -> TxEnv {
     let envelope = &tx.envelope;
     let authorizations = envelope.authorization_list().unwrap_or_default();
     let authorization_list = authorizations

@@ -31,6 +31,7 @@ pub mod system;
 pub mod block;
 pub mod serial;
 pub mod transfer;
+pub mod parallel;
 pub mod worker;
 pub mod simulate;
 pub mod stage;

@@ -64,13 +64,15 @@ impl Engine for Serial {
         transactions: Vec<SharedTransaction>,
         is_late: &mut dyn FnMut() -> bool,
     ) -> Result<Outcome, EngineError> {
-        execute(&mut self.evm, block, transactions, is_late, &mut |evm, _, it| evm.transact(it))
+        execute(&mut self.evm, block, transactions, is_late, &mut |evm, _, _, it| evm.transact(it))
     }
 }
 
-/// Executes one transaction of a block and commits what it did.
+/// Executes one transaction of a block, which stands at a place of its cut, and commits what it
+/// did.
 pub(super) type Transact<'a> = &'a mut dyn FnMut(
     &mut Evm,
+    usize,
     &BlockEnvironment,
     &RecoveredTransaction,
 ) -> Result<Executed, TransactError>;
@@ -93,7 +95,7 @@ pub(super) fn execute(
     run.outcome.receipts.reserve(transactions.len());
     let mut looked_at_gas = 0;
     let mut waiting = transactions.into_iter();
-    for transaction in waiting.by_ref() {
+    for (at, transaction) in waiting.by_ref().enumerate() {
         if run.outcome.gas_used - looked_at_gas >= GAS_BETWEEN_LOOKS {
             looked_at_gas = run.outcome.gas_used;
             if is_late() {
@@ -105,7 +107,7 @@ pub(super) fn execute(
             run.outcome.left_over.push(transaction);
             break;
         }
-        run.one(evm, block, transaction, transact)?;
+        run.one(evm, block, (at, transaction), transact)?;
     }
     run.outcome.left_over.extend(waiting);
     if !run.outcome.transactions.is_empty() {
@@ -126,7 +128,7 @@ impl Run {
         &mut self,
         evm: &mut Evm,
         block: &mut OpenBlock,
-        transaction: SharedTransaction,
+        (at, transaction): (usize, SharedTransaction),
         transact: Transact<'_>,
     ) -> Result<(), EngineError> {
         let bytes = transaction.block_bytes();
@@ -141,7 +143,7 @@ impl Run {
             self.outcome.left_over.push(transaction);
             return Ok(());
         }
-        match transact(evm, &block.environment, &transaction) {
+        match transact(evm, at, &block.environment, &transaction) {
             Ok(executed) => {
                 self.bytes += bytes;
                 self.take(evm, block, transaction, executed)

@@ -35,6 +35,9 @@ pub enum ReadError {
     /// A block's hash is neither stored nor can it still come.
     #[error("hash of block {0} is not known and its sealing stage is gone: look for its error")]
     NoHash(BlockNumber),
+    /// A lane cannot go on: the committing thread will execute this in its place.
+    #[error("given up ahead of time")]
+    Abandoned,
     /// An account names code that is not there.
     #[error("code {0} is missing in the database: restore it or start afresh")]
     NoCode(B256),
@@ -90,6 +93,15 @@ struct Cache {
 pub(super) struct Cached {
     pub(super) accounts: Reader<3, 10>,
     pub(super) slots: Reader<7, 4>,
+}
+
+/// The state during one cut, for threads that read while another writes.
+#[derive(Clone)]
+pub(super) struct Window {
+    pub(super) young: Cached,
+    pub(super) old: Cached,
+    pub(super) below: Below,
+    pub(super) late_parent: Option<BlockNumber>,
 }
 
 /// What differs since the last `take_diff`.
@@ -240,23 +252,65 @@ impl Store {
         self.cache.accounts.write(id, &account_value(&Hot { incarnation, ..hot }));
     }
 
-    /// A slot's number, good until the next `take_diff`; `hot` is its account as it is now.
+    /// What other threads need to read the state while it is being written.
+    pub(super) fn window(&self) -> Window {
+        let young = Cached {
+            accounts: self.cache.accounts.reader().clone(),
+            slots: self.cache.slots.reader().clone(),
+        };
+        let (old, below) = (self.cache.old.clone(), self.below.clone());
+        Window { young, old, below, late_parent: self.late_parent }
+    }
+
+    /// Which write an account stands at.
+    #[inline]
+    pub(super) fn account_version(&self, id: Id) -> u64 {
+        self.cache.accounts.reader().version(id)
+    }
+
+    /// Which write a slot stands at.
+    #[inline]
+    pub(super) fn slot_version(&self, id: Id) -> u64 {
+        self.cache.slots.reader().version(id)
+    }
+
+    /// The number of an account that another thread found below the cache in this cut.
+    pub(super) fn adopt_account(&mut self, address: Address, hot: Hot) -> Id {
+        let key = account_key(address);
+        let known = self.cache.accounts.reader().find(&key);
+        known.unwrap_or_else(|| self.cache.accounts.insert(&key, &account_value(&hot)))
+    }
+
+    /// The number of a slot that another thread found below the cache in this cut.
+    pub(super) fn adopt_slot(
+        &mut self,
+        address: Address,
+        incarnation: u32,
+        slot: &U256,
+        value: U256,
+    ) -> Id {
+        let key = slot_key(address, incarnation, slot);
+        let known = self.cache.slots.reader().find(&key);
+        known.unwrap_or_else(|| self.cache.slots.insert(&key, value.as_limbs()))
+    }
+
+    /// A slot's number, good until the next `take_diff`, in an incarnation of its account.
     ///
     /// # Errors
     /// Where the view cannot be read.
     pub(super) fn slot_id(
         &mut self,
         address: Address,
-        hot: &Hot,
+        incarnation: u32,
         slot: &U256,
     ) -> Result<Id, ReadError> {
-        let key = slot_key(address, hot.incarnation, slot);
+        let key = slot_key(address, incarnation, slot);
         if let Some(id) = self.cache.slots.reader().find(&key) {
             return Ok(id);
         }
         let value = match self.cache.old.slots.find(&key) {
             Some(old) => self.cache.old.slots.read(old).value,
-            None if hot.incarnation > 0 => [0; 4],
+            None if incarnation > 0 => [0; 4],
             None => self.below.storage(&address, slot)?.into_limbs(),
         };
         Ok(self.cache.slots.insert(&key, &value))
@@ -309,21 +363,24 @@ impl Store {
         if let (Some(account), Some(code)) = (after, &new.info.code) {
             self.keep_fresh_code(id, &account, code);
         }
-        let before = self.hot(id).account;
-        if after.is_none() || new.is_created() {
-            if before.is_some() || new.is_created() {
-                self.void_storage(id);
-            }
-        }
-        self.set_account(id, after);
+        self.leave_account(id, after, new.is_created());
         if after.is_some() && new.storage.values().any(EvmStorageSlot::is_changed) {
-            let hot = self.hot(id);
+            let Hot { incarnation, .. } = self.hot(id);
             for (key, slot) in new.storage.into_iter().filter(|(_, slot)| slot.is_changed()) {
-                let slot_id = self.slot_id(address, &hot, &key)?;
+                let slot_id = self.slot_id(address, incarnation, &key)?;
                 self.set_slot(id, slot_id, slot.present_value);
             }
         }
         Ok(())
+    }
+
+    /// Leaves an account as a transaction did. One that goes, or is created (again), has none of
+    /// its storage any more.
+    pub(super) fn leave_account(&mut self, id: Id, after: Option<Account>, created: bool) {
+        if created || (after.is_none() && self.hot(id).account.is_some()) {
+            self.void_storage(id);
+        }
+        self.set_account(id, after);
     }
 
     /// Keeps code that an account has from now on and had not before.
@@ -507,7 +564,7 @@ impl Database for Store {
         }
         let id = self.account_id(address)?;
         let hot = self.hot(id);
-        let id = self.slot_id(address, &hot, &slot)?;
+        let id = self.slot_id(address, hot.incarnation, &slot)?;
         Ok(self.slot(id))
     }
 

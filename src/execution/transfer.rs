@@ -46,7 +46,7 @@ impl Engine for Direct {
         is_late: &mut dyn FnMut() -> bool,
     ) -> Result<Outcome, EngineError> {
         let Self { evm, taken } = self;
-        serial::execute(evm, block, transactions, is_late, &mut |evm, environment, transaction| {
+        serial::execute(evm, block, transactions, is_late, &mut |evm, _, environment, transaction| {
             let chain_id = evm.rules().chain_id;
             match transfer(evm.store(), environment, chain_id, transaction) {
                 Ok(Some(executed)) => {
@@ -64,7 +64,7 @@ impl Engine for Direct {
 ///
 /// # Errors
 /// Where the state cannot be read; then nothing was changed.
-fn transfer(
+pub(super) fn transfer(
     store: &mut Store,
     block: &BlockEnvironment,
     chain_id: u64,
@@ -106,7 +106,7 @@ fn transfer(
 }
 
 /// The recipient of what may be a plain transfer by its own looks.
-fn plain_recipient(transaction: &RecoveredTransaction, chain_id: u64) -> Option<Address> {
+pub(super) fn plain_recipient(transaction: &RecoveredTransaction, chain_id: u64) -> Option<Address> {
     let envelope = &transaction.envelope;
     let is_known = matches!(envelope.tx_type(), TxType::Legacy | TxType::Eip2930 | TxType::Eip1559);
     let fees_agree = envelope

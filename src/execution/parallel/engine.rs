@@ -1,0 +1,328 @@
+//! The engine: goes through a cut in order, and takes over what lanes have done ahead of it.
+
+use crate::execution::{
+    block::OpenBlock,
+    evm::{EngineError, Evm, Executed, TransactError},
+    parallel::{
+        lane::{Ahead, COMMITTER, FREE, Lane, Work},
+        pace::{Pace, Paced},
+        plan::{Hints, Plan, function},
+        planted::{Fault, planted},
+        speculation::{Conflict, Speculation},
+    },
+    serial::{self, Engine, Outcome},
+    store::{ReadError, Store},
+    transfer::{plain_recipient, transfer},
+};
+use crate::types::{
+    diff::Account,
+    map::Map,
+    mini_block::BlockEnvironment,
+    transaction::{RecoveredTransaction, SharedTransaction},
+};
+use alloy_primitives::{Address, U256};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering},
+};
+
+/// Lanes beside the committing thread, at most.
+pub const LANES_MAX: usize = 63;
+/// What a lane may be ahead of the committing thread, transactions.
+const AHEAD_MAX: usize = 256;
+/// Addresses whose conflicts are counted.
+const CONFLICTS_KNOWN_MAX: usize = 4_096;
+
+/// What the engine has done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Plain transfers, done in the ledger.
+    pub direct: u64,
+    /// Executed by a lane and taken over.
+    pub ahead: u64,
+    /// Executed in place by the committing thread; those below among them.
+    pub in_place: u64,
+    /// Executed by a lane and again in place, because what was read had changed.
+    pub aborted: u64,
+    /// Given up by a lane: only the committing thread could execute them.
+    pub abandoned: u64,
+    /// By the account whose balance, nonce, code or slot had changed.
+    pub conflicts: Map<Address, u64>,
+}
+
+/// Plain transfers in the ledger, the rest in several EVMs at once, all committed in order.
+pub struct Parallel {
+    /// Its state stands in here.
+    pub evm: Evm,
+    /// Since it was made.
+    pub counts: Counts,
+    lanes: Vec<Port>,
+    plan: Plan,
+    hints: Hints,
+    cut: u64,
+    paced: Paced,
+}
+
+/// The engine's end of a lane.
+struct Port {
+    work: Sender<Arc<Work>>,
+    done: Receiver<Ahead>,
+    spare: Sender<Box<Speculation>>,
+}
+
+impl Parallel {
+    /// An engine, and its lanes, each to be run on a thread of its own. Without lanes it executes
+    /// everything in place.
+    pub fn new(evm: Evm, lanes: usize) -> (Self, Vec<Lane>) {
+        Self::paced(evm, lanes, None)
+    }
+
+    /// As `new`, under a schedule.
+    pub fn paced(evm: Evm, lanes: usize, pace: Option<Arc<dyn Pace>>) -> (Self, Vec<Lane>) {
+        let rules = *evm.rules();
+        let count = lanes.min(LANES_MAX);
+        // Room for the cut that it works on and the next one.
+        let (wakers, works): (Vec<_>, Vec<_>) = (0..count).map(|_| bounded(2)).unzip();
+        let (mut ports, mut lanes) = (Vec::new(), Vec::new());
+        for (at, work) in works.into_iter().enumerate() {
+            let (done_in, done) = bounded(AHEAD_MAX);
+            let (spare_in, spare) = bounded(AHEAD_MAX);
+            let who = at + 1;
+            lanes.push(Lane {
+                number: u8::try_from(who).unwrap_or(COMMITTER),
+                rules,
+                work,
+                // The first wakes the second and third, and so on: waking takes a system call.
+                next: wakers.iter().skip(2 * at + 1).take(2).cloned().collect(),
+                done: done_in,
+                spare,
+                paced: Paced { who, pace: pace.clone() },
+            });
+            ports.push(Port { work: wakers[at].clone(), done, spare: spare_in });
+        }
+        let engine = Self {
+            evm,
+            counts: Counts::default(),
+            lanes: ports,
+            plan: Plan::default(),
+            hints: Hints::default(),
+            cut: 0,
+            paced: Paced { who: 0, pace },
+        };
+        (engine, lanes)
+    }
+
+    /// Plans a cut and sets the lanes to work, where that is worth it.
+    fn begin(&mut self, block: &OpenBlock, transactions: &[SharedTransaction]) -> Option<Run> {
+        if self.lanes.is_empty() || transactions.len() < 2 {
+            return None;
+        }
+        let chain_id = self.evm.rules().chain_id;
+        let needs_evm = |it: &RecoveredTransaction| plain_recipient(it, chain_id).is_none();
+        let listed = transactions.iter().map(|it| (&**it, needs_evm(it)));
+        if !self.plan.make(listed, &self.hints, self.lanes.len()) {
+            return None;
+        }
+        self.cut += 1;
+        for port in &self.lanes {
+            port.done.try_iter().for_each(|ahead| port.recycle(ahead));
+        }
+        let plan = &self.plan;
+        let work = Arc::new(Work {
+            cut: self.cut,
+            environment: block.environment,
+            window: self.evm.store().window(),
+            transactions: plan.positions.iter().map(|at| Arc::clone(&transactions[*at])).collect(),
+            lanes: plan.lanes.clone(),
+            follows: plan.follows.clone(),
+            claims: plan.lanes.iter().map(|_| AtomicU8::new(FREE)).collect(),
+            committed: AtomicU32::new(0),
+            closed: AtomicBool::new(false),
+        });
+        // Where its queue is full, a lane has more than enough to do.
+        drop(self.lanes[0].work.try_send(Arc::clone(&work)));
+        Some(Run { work, next: 0 })
+    }
+}
+
+impl Engine for Parallel {
+    fn execute(
+        &mut self,
+        block: &mut OpenBlock,
+        transactions: Vec<SharedTransaction>,
+        is_late: &mut dyn FnMut() -> bool,
+    ) -> Result<Outcome, EngineError> {
+        let mut run = self.begin(block, &transactions);
+        let Self { evm, counts, lanes, plan, hints, paced, .. } = self;
+        let mut crew = Crew { counts, lanes, plan, hints, paced };
+        let transact = &mut |evm: &mut Evm, at, block: &BlockEnvironment, transaction: &_| {
+            let chain_id = evm.rules().chain_id;
+            if let Some(done) = transfer(evm.store(), block, chain_id, transaction)
+                .map_err(EngineError::from)?
+            {
+                crew.counts.direct += 1;
+                return Ok(done);
+            }
+            crew.one(evm, run.as_mut().map(|run| (run, at)), (block, transaction))
+        };
+        let outcome = serial::execute(evm, block, transactions, is_late, transact);
+        if let Some(run) = run {
+            run.work.closed.store(true, Ordering::Release);
+        }
+        outcome
+    }
+}
+
+/// A cut that lanes work on.
+struct Run {
+    work: Arc<Work>,
+    /// The next place.
+    next: usize,
+}
+
+/// Everything of the engine but its EVM.
+struct Crew<'a> {
+    counts: &'a mut Counts,
+    lanes: &'a [Port],
+    plan: &'a Plan,
+    hints: &'a mut Hints,
+    paced: &'a Paced,
+}
+
+impl Crew<'_> {
+    /// Executes one transaction that needs the EVM, by what a lane has done, or in place.
+    fn one(
+        &mut self,
+        evm: &mut Evm,
+        run: Option<(&mut Run, usize)>,
+        (block, transaction): (&BlockEnvironment, &RecoveredTransaction),
+    ) -> Result<Executed, TransactError> {
+        let place = run.and_then(|(run, at)| {
+            run.next += self.plan.positions[run.next..].iter().take_while(|it| **it < at).count();
+            let place = (self.plan.positions.get(run.next) == Some(&at)).then_some(run.next)?;
+            Some((Arc::clone(&run.work), place))
+        });
+        let Some((work, place)) = place else {
+            self.counts.in_place += 1;
+            return evm.transact(transaction);
+        };
+        self.paced.point();
+        let mut conflicted = false;
+        let taken = match self.ahead(&work, place) {
+            Some((port, mut ahead)) => {
+                let taken = take_over(&mut ahead, evm.store(), block, transaction);
+                let taken = taken.map_err(EngineError::from)?;
+                self.lanes[port].put_back(ahead);
+                taken
+            }
+            None => Taken::Nothing,
+        };
+        let done = match taken {
+            Taken::All(executed) => {
+                self.counts.ahead += 1;
+                Ok(executed)
+            }
+            other => {
+                self.counts.in_place += 1;
+                match other {
+                    Taken::Abandoned => self.counts.abandoned += 1,
+                    Taken::Conflict(conflict) => {
+                        conflicted = true;
+                        self.note(conflict);
+                    }
+                    Taken::Nothing | Taken::All(_) => {}
+                }
+                evm.transact(transaction)
+            }
+        };
+        let committed = u32::try_from(place + 1).unwrap_or(u32::MAX);
+        work.committed.store(committed, Ordering::Release);
+        if let Ok(executed) = &done {
+            self.hints.learn(function(transaction), executed.gas_used, conflicted);
+        }
+        done
+    }
+
+    /// What a lane has done of a transaction that it claimed, waited for; `None` where no lane
+    /// has claimed it, and none will from now on.
+    fn ahead(&self, work: &Work, place: usize) -> Option<(usize, Box<Speculation>)> {
+        if work.lanes[place] == 0 {
+            return None;
+        }
+        let claim = &work.claims[place];
+        let (free, mine) = (FREE, COMMITTER);
+        let lane =
+            claim.compare_exchange(free, mine, Ordering::AcqRel, Ordering::Acquire).err()?;
+        let port = usize::from(lane) - 1;
+        loop {
+            let ahead = self.paced.receive(&self.lanes[port].done)?;
+            if ahead.cut == work.cut && ahead.place as usize == place {
+                return Some((port, ahead.speculation));
+            }
+            // Of an earlier cut, or left out since by the block's limits.
+            self.lanes[port].recycle(ahead);
+        }
+    }
+
+    fn note(&mut self, conflict: Conflict) {
+        self.counts.aborted += 1;
+        let conflicts = &mut self.counts.conflicts;
+        if conflicts.len() < CONFLICTS_KNOWN_MAX || conflicts.contains_key(&conflict.address) {
+            *conflicts.entry(conflict.address).or_default() += 1;
+        }
+    }
+}
+
+impl Port {
+    fn recycle(&self, ahead: Ahead) {
+        self.put_back(ahead.speculation);
+    }
+
+    fn put_back(&self, speculation: Box<Speculation>) {
+        // Where there is enough room already, it is given back to the allocator.
+        drop(self.spare.try_send(speculation));
+    }
+}
+
+/// What became of a speculation.
+enum Taken {
+    /// There was none.
+    Nothing,
+    /// It is committed.
+    All(Executed),
+    /// It cannot be done ahead of time.
+    Abandoned,
+    /// It does not hold any more.
+    Conflict(Conflict),
+}
+
+/// Checks a speculation and commits it; without `All` nothing was changed.
+fn take_over(
+    ahead: &mut Speculation,
+    store: &mut Store,
+    block: &BlockEnvironment,
+    transaction: &RecoveredTransaction,
+) -> Result<Taken, ReadError> {
+    let (Some(executed), Some(cost)) = (ahead.executed.take(), transaction.checked_cost()) else {
+        return Ok(Taken::Abandoned);
+    };
+    if let Err(conflict) = ahead.check(store, transaction.sender, cost)? {
+        return Ok(Taken::Conflict(conflict));
+    }
+    let tip = transaction.effective_tip(block.base_fee).unwrap_or_default();
+    let tip = U256::from(tip) * U256::from(executed.gas_used);
+    let recipient = store.account_id(block.fee_recipient)?;
+    let account = store.hot(recipient).account;
+    // EIP-161 would remove an empty account that is touched: the EVM knows how.
+    let is_empty = account.is_some_and(|account| account.is_empty());
+    let account = account.unwrap_or_default();
+    let Some(balance) = account.balance.checked_add(tip).filter(|_| !is_empty) else {
+        return Ok(Taken::Abandoned);
+    };
+    ahead.apply(store)?;
+    if !tip.is_zero() && !planted(Fault::TipDropped) {
+        store.set_account(recipient, Some(Account { balance, ..account }));
+    }
+    Ok(Taken::All(executed))
+}

@@ -1,0 +1,251 @@
+//! A lane: an EVM on a thread of its own that executes what the plan gives it, ahead of time.
+
+use crate::execution::{
+    evm::{Evm, Executed, Rules, tx_env},
+    parallel::{
+        pace::Paced,
+        speculation::{AccountWrite, SlotRead, SlotWrite, Speculation, WEI_MAX},
+        view::View,
+    },
+    store::{ReadError, Window, outcome_of},
+};
+use crate::types::{
+    mini_block::BlockEnvironment,
+    transaction::{RecoveredTransaction, SharedTransaction},
+};
+use alloy_primitives::{Address, KECCAK256_EMPTY};
+use crossbeam_channel::{Receiver, Sender};
+use revm::{
+    bytecode::opcode::BALANCE,
+    context_interface::{
+        ContextSetters as _,
+        result::{EVMError, HaltReason},
+    },
+    handler::{
+        FrameResult, Handler, MainnetContext, MainnetEvm, instructions::InstructionProvider as _,
+    },
+    interpreter::{
+        Instruction, InstructionContext, InstructionExecResult, instructions::host,
+        interpreter::EthInterpreter,
+    },
+    state::{Account, EvmState},
+};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering},
+};
+
+/// Nobody has begun it.
+pub(super) const FREE: u8 = 0;
+/// The lane that commits; those that run ahead are numbered from 1.
+pub(super) const COMMITTER: u8 = u8::MAX;
+/// No transaction before it on its lane is known to change what it reads.
+pub(super) const NOBODY: u32 = u32::MAX;
+
+/// The transactions of a cut that need the EVM, for all lanes.
+pub(super) struct Work {
+    /// Which cut it is.
+    pub(super) cut: u64,
+    pub(super) environment: BlockEnvironment,
+    pub(super) window: Window,
+    pub(super) transactions: Vec<SharedTransaction>,
+    /// For each, the lane that it is planned for; 0: executed in place.
+    pub(super) lanes: Vec<u8>,
+    /// For each, the one before it that it depends on.
+    pub(super) follows: Vec<u32>,
+    /// For each, who began it.
+    pub(super) claims: Vec<AtomicU8>,
+    /// Those before it are done with.
+    pub(super) committed: AtomicU32,
+    /// Nothing more is wanted.
+    pub(super) closed: AtomicBool,
+}
+
+/// What a lane has done.
+pub(super) struct Ahead {
+    pub(super) cut: u64,
+    pub(super) place: u32,
+    pub(super) speculation: Box<Speculation>,
+}
+
+/// A lane before its thread runs it.
+pub struct Lane {
+    pub(super) number: u8,
+    pub(super) rules: Rules,
+    pub(super) work: Receiver<Arc<Work>>,
+    /// Lanes that this one wakes.
+    pub(super) next: Vec<Sender<Arc<Work>>>,
+    pub(super) done: Sender<Ahead>,
+    /// Speculations whose room can be used again.
+    pub(super) spare: Receiver<Box<Speculation>>,
+    pub(super) paced: Paced,
+}
+
+impl Lane {
+    /// Works until its engine is gone.
+    pub fn run(self) {
+        let view = View::new(self.paced.clone());
+        let mut evm = Evm::new(self.rules, view);
+        watch_balances(&mut evm);
+        while let Some(work) = self.paced.receive(&self.work) {
+            for lane in &self.next {
+                // A lane that still has work in its queue does not need waking.
+                drop(lane.try_send(Arc::clone(&work)));
+            }
+            if self.cut(&mut evm, &work).is_err() {
+                break;
+            }
+        }
+        self.paced.leave();
+    }
+
+    /// Executes what is planned for this lane. Fails where nobody listens any more.
+    fn cut(&self, evm: &mut Evm<View>, work: &Work) -> Result<(), ()> {
+        evm.set_block(&work.environment, 0);
+        evm.store().open(work.window.clone());
+        for (place, lane) in work.lanes.iter().enumerate() {
+            if *lane != self.number {
+                continue;
+            }
+            self.paced.point();
+            if work.closed.load(Ordering::Acquire) {
+                break;
+            }
+            let committed = work.committed.load(Ordering::Acquire);
+            let here = u32::try_from(place).unwrap_or(u32::MAX);
+            if here < committed {
+                continue;
+            }
+            let before = work.follows[place];
+            let follows = before != NOBODY && before >= committed;
+            if follows && work.claims[before as usize].load(Ordering::Acquire) != self.number {
+                continue;
+            }
+            let claim = &work.claims[place];
+            let (free, mine) = (FREE, self.number);
+            if claim.compare_exchange(free, mine, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+                continue;
+            }
+            let into = self.spare.try_recv().unwrap_or_default();
+            evm.store().begin(into, follows, committed);
+            let executed = evm.speculate(&work.transactions[place], &work.environment);
+            if executed.is_some() {
+                evm.store().keep_own(here);
+            }
+            let mut speculation = std::mem::take(&mut evm.store().reads);
+            speculation.executed = executed;
+            self.paced.point();
+            self.done.send(Ahead { cut: work.cut, place: here, speculation }).map_err(drop)?;
+        }
+        evm.store().close();
+        Ok(())
+    }
+}
+
+type LaneEvm = MainnetEvm<MainnetContext<View>>;
+
+/// The rules of mainnet, except that the fee recipient gets its tip later, in order.
+struct Tipless;
+
+impl Handler for Tipless {
+    type Evm = LaneEvm;
+    type Error = EVMError<ReadError>;
+    type HaltReason = HaltReason;
+
+    fn reward_beneficiary(
+        &self,
+        _evm: &mut LaneEvm,
+        _result: &mut FrameResult,
+    ) -> Result<(), Self::Error> {
+        Ok(())
+    }
+}
+
+/// Has the view told whose balance the code asks for.
+fn watch_balances(evm: &mut Evm<View>) {
+    let table = &mut evm.inner.instruction;
+    let gas = table.gas_table()[usize::from(BALANCE)];
+    table.insert_instruction(BALANCE, Instruction::new(balance), gas);
+}
+
+fn balance(
+    context: InstructionContext<'_, MainnetContext<View>, EthInterpreter>,
+) -> InstructionExecResult {
+    if let Ok(word) = context.interpreter.stack.peek(0) {
+        let address = Address::from_word(word.into());
+        context.host.journaled_state.database.looked_at(address);
+    }
+    host::balance(context)
+}
+
+impl Evm<View> {
+    /// Executes a transaction and notes in the view's reads what it would write; `None` where it
+    /// has to be executed in its place.
+    fn speculate(
+        &mut self,
+        transaction: &RecoveredTransaction,
+        environment: &BlockEnvironment,
+    ) -> Option<Executed> {
+        self.inner.set_tx(tx_env(transaction));
+        let result = Tipless.run(&mut self.inner);
+        let journal = &mut self.inner.ctx.journaled_state;
+        let view = &mut journal.database;
+        let is_kept = result.is_ok() && note_writes(view, &mut journal.inner.state, environment);
+        self.discard();
+        let result = result.ok().filter(|_| is_kept)?;
+        let (success, gas_used) = (result.is_success(), result.tx_gas_used());
+        let logs = if success { result.into_logs() } else { Vec::new() };
+        Some(Executed { success, gas_used, logs })
+    }
+}
+
+/// Notes what would be written; false where the fee recipient is among it, whose balance nobody
+/// knows here.
+fn note_writes(view: &mut View, state: &mut EvmState, environment: &BlockEnvironment) -> bool {
+    if state.get(&environment.fee_recipient).is_some_and(Account::is_touched) {
+        return false;
+    }
+    let reads = &mut view.reads;
+    for (address, account) in state.drain().filter(|(_, account)| account.is_touched()) {
+        let place = reads.accounts.iter().position(|read| read.address == address);
+        let Some(read) = place else { return false };
+        let (after, created) = (outcome_of(&account), account.is_created());
+        let seen = reads.accounts[read].hot.account;
+        let slots_begin = reads.slot_writes.len();
+        if after.is_some() {
+            let changed = account.storage.iter().filter(|(_, slot)| slot.is_changed());
+            for (slot, new) in changed {
+                let known = |read: &SlotRead| read.slot == *slot && read.address == address;
+                let read = reads.slots.iter().position(known);
+                reads.slot_writes.push(SlotWrite { slot: *slot, read, value: new.present_value });
+            }
+        }
+        let slots_end = reads.slot_writes.len();
+        if after == seen && !created && slots_begin == slots_end {
+            continue;
+        }
+        let had = seen.map_or(KECCAK256_EMPTY, |account| account.code_hash);
+        let has = after.map_or(KECCAK256_EMPTY, |account| account.code_hash);
+        let code = if has == had { None } else { account.info.code };
+        reads.account_writes.push(AccountWrite { read, after, created, code, slots_end });
+    }
+    free_balances(view);
+    true
+}
+
+/// Marks the accounts whose balance plays no part: without code before and after, and looked at
+/// by nobody.
+fn free_balances(view: &mut View) {
+    let mut reads = std::mem::take(&mut view.reads);
+    for read in &mut reads.accounts {
+        let is_plain = read.hot.account.is_some_and(|it| it.code_hash == KECCAK256_EMPTY);
+        read.any_balance = is_plain && !view.was_looked_at(&read.address);
+    }
+    for write in &reads.account_writes {
+        let stays = write.after.is_some_and(|after| {
+            after.code_hash == KECCAK256_EMPTY && after.balance < WEI_MAX
+        });
+        reads.accounts[write.read].any_balance &= stays && !write.created;
+    }
+    view.reads = reads;
+}

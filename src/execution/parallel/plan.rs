@@ -1,0 +1,214 @@
+//! Which lane gets which transaction: a guess at who will conflict with whom, never trusted.
+//!
+//! At first only transactions of one sender are kept together. Where speculations fail, the calls
+//! of that function to that contract are taken to conflict where they share an address among
+//! their arguments (a token's recipient, the tokens of a pool), and where they still fail, all of
+//! them with each other. What has not failed for long is trusted a little more again.
+
+use crate::execution::parallel::lane::NOBODY;
+use crate::types::{
+    map::{Hasher, Map},
+    transaction::RecoveredTransaction,
+};
+use alloy_consensus::Transaction as _;
+use alloy_primitives::Address;
+use std::hash::{BuildHasher as _, Hasher as _};
+
+/// Functions that are remembered; with more, all are forgotten.
+const KNOWN_MAX: usize = 8_192;
+/// Gas of a call that was never seen, where it allows more.
+const GAS_GUESS: u64 = 60_000;
+/// Transactions without a conflict after which a function is trusted more.
+const CALM: u32 = 20_000;
+/// Words of call data that are looked at for addresses.
+const WORDS_MAX: usize = 8;
+/// What taking over a speculation costs the committing thread, as a part of executing it: 1/8.
+const TAKING_OVER: u32 = 3;
+/// Below this much gas a cut is done before the lanes are awake.
+const GAS_WORTH_WAKING: u64 = 200_000;
+
+/// A contract's function.
+pub(super) type Function = (Address, [u8; 4]);
+
+/// What earlier runs say of functions.
+#[derive(Default)]
+pub(super) struct Hints(Map<Function, Hint>);
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Hint {
+    gas: u64,
+    caution: Caution,
+    /// Transactions since the last conflict.
+    calm: u32,
+}
+
+/// Which calls of a function are kept together, beside those of one sender.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Caution {
+    #[default]
+    None,
+    /// Those that share an address among sender and arguments.
+    Arguments,
+    /// All.
+    Contract,
+}
+
+/// The transactions of a cut that need the EVM, by their place among them.
+#[derive(Default)]
+pub(super) struct Plan {
+    /// Where each stands in the cut.
+    pub(super) positions: Vec<usize>,
+    /// The lane of each; 0 executes in place.
+    pub(super) lanes: Vec<u8>,
+    /// The one before it that it depends on.
+    pub(super) follows: Vec<u32>,
+    /// Gas planned for each lane.
+    loads: Vec<u64>,
+    /// The last transaction with a token, and its lane.
+    last: Map<u64, (u32, u8)>,
+}
+
+/// The function that a transaction calls.
+pub(super) fn function(transaction: &RecoveredTransaction) -> Function {
+    let input = transaction.envelope.input();
+    let mut selector = [0; 4];
+    if let Some(first) = input.get(..4) {
+        selector.copy_from_slice(first);
+    }
+    (transaction.envelope.to().unwrap_or_default(), selector)
+}
+
+impl Hints {
+    /// Notes how a call went.
+    pub(super) fn learn(&mut self, of: Function, gas_used: u64, conflicted: bool) {
+        if self.0.len() >= KNOWN_MAX && !self.0.contains_key(&of) {
+            self.0.clear();
+        }
+        let hint = self.0.entry(of).or_default();
+        hint.gas = if hint.gas == 0 { gas_used } else { hint.gas - hint.gas / 8 + gas_used / 8 };
+        hint.calm += 1;
+        if conflicted {
+            // Some of one flight fail for one reason.
+            if hint.calm > 4 || hint.caution == Caution::None {
+                hint.caution = match hint.caution {
+                    Caution::None => Caution::Arguments,
+                    _ => Caution::Contract,
+                };
+            }
+            hint.calm = 0;
+        } else if hint.calm > CALM {
+            hint.calm = 0;
+            hint.caution = match hint.caution {
+                Caution::Contract => Caution::Arguments,
+                _ => Caution::None,
+            };
+        }
+    }
+}
+
+impl Plan {
+    /// Gives each transaction that needs the EVM a lane of 1 to `lanes`, or 0. False where that
+    /// is not worth it.
+    pub(super) fn make<'a>(
+        &mut self,
+        transactions: impl Iterator<Item = (&'a RecoveredTransaction, bool)>,
+        hints: &Hints,
+        lanes: usize,
+    ) -> bool {
+        self.positions.clear();
+        self.lanes.clear();
+        self.follows.clear();
+        self.last.clear();
+        self.loads.clear();
+        self.loads.resize(lanes + 1, 0);
+        let mut gas = 0;
+        for (position, (transaction, needs_evm)) in transactions.enumerate() {
+            if needs_evm {
+                gas += self.add(position, transaction, hints);
+            } else {
+                // In place, so whatever its sender does next must wait for it.
+                self.last.insert(token(transaction.sender, &[]), (NOBODY, 0));
+            }
+        }
+        gas >= GAS_WORTH_WAKING && self.lanes.iter().any(|lane| *lane != 0)
+    }
+
+    fn add(&mut self, position: usize, transaction: &RecoveredTransaction, hints: &Hints) -> u64 {
+        let (to, selector) = function(transaction);
+        let hint = hints.0.get(&(to, selector)).copied().unwrap_or_default();
+        let limit = transaction.gas_limit();
+        let gas = if hint.gas == 0 { limit.min(GAS_GUESS) } else { hint.gas.min(limit) };
+        let mut tokens = [0; WORDS_MAX + 2];
+        let count = tokens_of(transaction, to, hint.caution, &mut tokens);
+        let tokens = &tokens[..count];
+        let mut before: Option<(u32, u8)> = None;
+        let mut agrees = true;
+        for (place, lane) in tokens.iter().filter_map(|token| self.last.get(token)) {
+            agrees &= before.is_none_or(|(_, other)| other == *lane);
+            if before.is_none_or(|(other, _)| other < *place) {
+                before = Some((*place, *lane));
+            }
+        }
+        let lane = match before {
+            Some((_, lane)) if agrees => lane,
+            // It depends on two lanes: in place both are done.
+            Some(_) => 0,
+            None => self.lightest(),
+        };
+        let place = u32::try_from(self.lanes.len()).unwrap_or(NOBODY);
+        for token in tokens {
+            self.last.insert(*token, (place, lane));
+        }
+        self.loads[usize::from(lane)] += gas;
+        if lane != 0 {
+            self.loads[0] += gas >> TAKING_OVER;
+        }
+        self.positions.push(position);
+        self.lanes.push(lane);
+        self.follows.push(before.filter(|_| lane != 0).map_or(NOBODY, |(place, _)| place));
+        gas
+    }
+
+    fn lightest(&self) -> u8 {
+        let lightest = self.loads.iter().enumerate().min_by_key(|(_, load)| **load);
+        lightest.map_or(0, |(lane, _)| u8::try_from(lane).unwrap_or(0))
+    }
+}
+
+/// What a transaction may share with others.
+fn tokens_of(
+    transaction: &RecoveredTransaction,
+    to: Address,
+    caution: Caution,
+    into: &mut [u64; WORDS_MAX + 2],
+) -> usize {
+    into[0] = token(transaction.sender, &[]);
+    match caution {
+        Caution::None => 1,
+        Caution::Contract => {
+            into[1] = token(to, &[1]);
+            2
+        }
+        Caution::Arguments => {
+            into[1] = token(to, transaction.sender.as_slice());
+            let arguments = transaction.envelope.input().get(4..).unwrap_or_default();
+            let mut count = 2;
+            for word in arguments.chunks_exact(32).take(WORDS_MAX) {
+                let (high, address) = word.split_at(12);
+                // An address, not a small number.
+                if high.iter().all(|byte| *byte == 0) && address[..8] != [0; 8] {
+                    into[count] = token(to, address);
+                    count += 1;
+                }
+            }
+            count
+        }
+    }
+}
+
+fn token(of: Address, what: &[u8]) -> u64 {
+    let mut hasher = Hasher::default().build_hasher();
+    hasher.write(of.as_slice());
+    hasher.write(what);
+    hasher.finish()
+}

@@ -1,0 +1,213 @@
+//! The state as a lane sees it: what is committed, and what the lane itself would have written.
+
+use crate::execution::{
+    parallel::{
+        pace::Paced,
+        speculation::{AccountRead, SlotRead, Source, Speculation},
+    },
+    store::{Hot, ReadError, Window, account_info, is_late},
+    words::{account_key, hot_of, slot_key},
+};
+use crate::types::map::Map;
+use alloy_primitives::{Address, B256, U256};
+use revm::{
+    Database,
+    state::{AccountInfo, Bytecode},
+};
+
+/// Bytes of code that a lane keeps.
+const CODE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What a lane keeps of its own writes; with more, what depends on the older is executed again.
+const OWN_MAX: usize = 8_192;
+
+/// A lane's state.
+#[derive(Default)]
+pub(super) struct View {
+    window: Option<Window>,
+    /// Read below the cache during this cut.
+    fetched: Map<Address, Hot>,
+    fetched_slots: Map<[u64; 7], U256>,
+    /// What the lane would have written, and by which transaction of the cut.
+    own: Map<Address, (u32, Hot)>,
+    own_slots: Map<[u64; 7], (u32, U256)>,
+    codes: Map<B256, Bytecode>,
+    code_bytes: usize,
+    /// Own writes of transactions before this one are committed or void.
+    committed: u32,
+    /// Own writes may matter.
+    depends: bool,
+    /// Accounts whose balance was looked at.
+    balances: Vec<Address>,
+    /// Of the transaction that is being executed.
+    pub(super) reads: Box<Speculation>,
+    paced: Paced,
+}
+
+impl View {
+    pub(super) fn new(paced: Paced) -> Self {
+        Self { paced, ..Self::default() }
+    }
+
+    /// Opens a cut.
+    pub(super) fn open(&mut self, window: Window) {
+        self.close();
+        self.window = Some(window);
+    }
+
+    /// Lets go of the cut's state.
+    pub(super) fn close(&mut self) {
+        self.window = None;
+        self.fetched.clear();
+        self.fetched_slots.clear();
+        self.own.clear();
+        self.own_slots.clear();
+    }
+
+    /// Begins a transaction. `depends`: one before it, on this lane, will have changed what it
+    /// reads; those before `committed` are in the cache.
+    pub(super) fn begin(&mut self, into: Box<Speculation>, depends: bool, committed: u32) {
+        self.reads = into;
+        self.reads.clear();
+        self.balances.clear();
+        (self.depends, self.committed) = (depends, committed);
+        if self.own.len() + self.own_slots.len() > OWN_MAX {
+            self.own.clear();
+            self.own_slots.clear();
+        }
+    }
+
+    /// The balance of an account was looked at, not only added to or paid from.
+    pub(super) fn looked_at(&mut self, address: Address) {
+        self.balances.push(address);
+    }
+
+    /// Whether anything looked at its balance.
+    pub(super) fn was_looked_at(&self, address: &Address) -> bool {
+        self.balances.contains(address)
+    }
+
+    /// Notes what transaction `place` would have written, for those after it on this lane.
+    pub(super) fn keep_own(&mut self, place: u32) {
+        let Self { reads, own, own_slots, codes, code_bytes, .. } = self;
+        let mut slots_done = 0;
+        for write in &reads.account_writes {
+            let AccountRead { address, hot, .. } = reads.accounts[write.read];
+            let is_void = write.created || (write.after.is_none() && hot.account.is_some());
+            let incarnation = hot.incarnation + u32::from(is_void);
+            own.insert(address, (place, Hot { account: write.after, incarnation }));
+            for slot in &reads.slot_writes[slots_done..write.slots_end] {
+                own_slots.insert(slot_key(address, incarnation, &slot.slot), (place, slot.value));
+            }
+            slots_done = write.slots_end;
+            if let (Some(after), Some(code)) = (write.after, &write.code) {
+                *code_bytes += code.len();
+                codes.insert(after.code_hash, code.clone());
+            }
+        }
+    }
+
+    fn account(&mut self, address: Address) -> Result<(Source, Hot), ReadError> {
+        self.paced.point();
+        if self.depends
+            && let Some((place, hot)) = self.own.get(&address)
+            && *place >= self.committed
+        {
+            return Ok((Source::Own, *hot));
+        }
+        let Some(window) = &self.window else { return Err(ReadError::Abandoned) };
+        let key = account_key(address);
+        if let Some(id) = window.young.accounts.find(&key) {
+            let seen = window.young.accounts.read(id);
+            return Ok((Source::Cached(id, seen.version), hot_of(&seen.value)));
+        }
+        if let Some(hot) = self.fetched.get(&address) {
+            return Ok((Source::Below, *hot));
+        }
+        let hot = match window.old.accounts.find(&key) {
+            Some(id) => hot_of(&window.old.accounts.read(id).value),
+            None => Hot { account: window.below.account(&address)?, incarnation: 0 },
+        };
+        self.fetched.insert(address, hot);
+        Ok((Source::Below, hot))
+    }
+
+    fn slot(
+        &mut self,
+        address: Address,
+        incarnation: u32,
+        slot: &U256,
+    ) -> Result<(Source, U256), ReadError> {
+        self.paced.point();
+        let key = slot_key(address, incarnation, slot);
+        if self.depends
+            && let Some((place, value)) = self.own_slots.get(&key)
+            && *place >= self.committed
+        {
+            return Ok((Source::Own, *value));
+        }
+        let Some(window) = &self.window else { return Err(ReadError::Abandoned) };
+        if let Some(id) = window.young.slots.find(&key) {
+            let seen = window.young.slots.read(id);
+            return Ok((Source::Cached(id, seen.version), U256::from_limbs(seen.value)));
+        }
+        if let Some(value) = self.fetched_slots.get(&key) {
+            return Ok((Source::Below, *value));
+        }
+        let value = match window.old.slots.find(&key) {
+            Some(id) => U256::from_limbs(window.old.slots.read(id).value),
+            None if incarnation > 0 => U256::ZERO,
+            None => window.below.storage(&address, slot)?,
+        };
+        self.fetched_slots.insert(key, value);
+        Ok((Source::Below, value))
+    }
+
+    fn note_account(&mut self, address: Address) -> Result<Hot, ReadError> {
+        if let Some(read) = self.reads.accounts.iter().rev().find(|read| read.address == address) {
+            return Ok(read.hot);
+        }
+        let (source, hot) = self.account(address)?;
+        let any_balance = false;
+        self.reads.accounts.push(AccountRead { address, source, hot, any_balance });
+        Ok(hot)
+    }
+}
+
+impl Database for View {
+    type Error = ReadError;
+
+    fn basic(&mut self, address: Address) -> Result<Option<AccountInfo>, ReadError> {
+        Ok(self.note_account(address)?.account.map(account_info))
+    }
+
+    fn code_by_hash(&mut self, hash: B256) -> Result<Bytecode, ReadError> {
+        if let Some(code) = self.codes.get(&hash) {
+            return Ok(code.clone());
+        }
+        let Some(window) = &self.window else { return Err(ReadError::Abandoned) };
+        let code = window.below.code(hash)?;
+        if self.code_bytes + code.len() > CODE_BYTES_MAX {
+            self.codes.clear();
+            self.code_bytes = 0;
+        }
+        self.code_bytes += code.len();
+        self.codes.insert(hash, code.clone());
+        Ok(code)
+    }
+
+    fn storage(&mut self, address: Address, slot: U256) -> Result<U256, ReadError> {
+        let late_parent = self.window.as_ref().and_then(|window| window.late_parent);
+        if late_parent.is_some_and(|parent| is_late(parent, address, &slot)) {
+            return Err(ReadError::Abandoned);
+        }
+        let Hot { incarnation, .. } = self.note_account(address)?;
+        let (source, value) = self.slot(address, incarnation, &slot)?;
+        self.reads.slots.push(SlotRead { address, slot, incarnation, source, value });
+        Ok(value)
+    }
+
+    /// Hashes may have to be waited for: only the committing thread does.
+    fn block_hash(&mut self, _number: u64) -> Result<B256, ReadError> {
+        Err(ReadError::Abandoned)
+    }
+}
