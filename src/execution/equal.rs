@@ -4,10 +4,10 @@ use crate::execution::{
     block::OpenBlock,
     evm::{Evm, Rules},
     hashes::BlockHashes,
+    parallel::engine::Parallel,
     serial::{Engine, Outcome, Serial},
     store::{CacheLimits, Store},
     testing::MemoryView,
-    transfer::Direct,
 };
 use crate::types::{
     limits::TRANSACTION_GAS_MAX,
@@ -203,7 +203,7 @@ proptest! {
             prev_randao: B256::ZERO,
         };
         let mut serial = Serial { evm: evm(&environment) };
-        let mut direct = Direct::new(evm(&environment));
+        let mut direct = Parallel::new(evm(&environment), 0).0;
         let (mut block, mut same) = (OpenBlock::new(environment), OpenBlock::new(environment));
         for part in transactions(&sketches).chunks(cut) {
             let expected = serial.execute(&mut block, part.to_vec(), &mut || false).unwrap();
@@ -257,9 +257,9 @@ fn plain_transfers_are_taken_and_nothing_else_is() {
             fee_recipient: who(FEE_RECIPIENT),
             prev_randao: B256::ZERO,
         };
-        let mut direct = Direct::new(evm(&environment));
+        let mut direct = Parallel::new(evm(&environment), 0).0;
         let list = transactions(std::slice::from_ref(&sketch));
         direct.execute(&mut OpenBlock::new(environment), list, &mut || false).unwrap();
-        assert_eq!(direct.taken, taken, "{sketch:?}");
+        assert_eq!(direct.counts.direct, taken, "{sketch:?}");
     }
 }

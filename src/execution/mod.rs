@@ -21,6 +21,7 @@
 //! No transaction can tell this from a write at the block's start.
 
 pub mod hashes;
+mod prefetch;
 mod table;
 mod words;
 pub mod store;

@@ -64,27 +64,47 @@ impl Engine for Serial {
         transactions: Vec<SharedTransaction>,
         is_late: &mut dyn FnMut() -> bool,
     ) -> Result<Outcome, EngineError> {
-        execute(&mut self.evm, block, transactions, is_late, &mut |evm, _, _, it| evm.transact(it))
+        execute(&mut self.evm, block, transactions, is_late, &mut Plain)
     }
 }
 
-/// Executes one transaction of a block, which stands at a place of its cut, and commits what it
-/// did.
-pub(super) type Transact<'a> = &'a mut dyn FnMut(
-    &mut Evm,
-    usize,
-    &BlockEnvironment,
-    &RecoveredTransaction,
-) -> Result<Executed, TransactError>;
+/// What an engine does with each transaction, whose transactions come one after another.
+pub(super) trait Steps {
+    /// Sees what is still to come, that at `at` first.
+    fn look_ahead(&mut self, _evm: &mut Evm, _at: usize, _waiting: &[SharedTransaction]) {}
 
-/// Executes `transactions` in order by `transact`, within all limits: what every engine does
-/// whose transactions come one after another.
+    /// Executes the transaction at `at` of its cut and commits what it did.
+    fn transact(
+        &mut self,
+        evm: &mut Evm,
+        at: usize,
+        block: &BlockEnvironment,
+        transaction: &RecoveredTransaction,
+    ) -> Result<Executed, TransactError>;
+}
+
+/// Each in the EVM.
+struct Plain;
+
+impl Steps for Plain {
+    fn transact(
+        &mut self,
+        evm: &mut Evm,
+        _at: usize,
+        _block: &BlockEnvironment,
+        transaction: &RecoveredTransaction,
+    ) -> Result<Executed, TransactError> {
+        evm.transact(transaction)
+    }
+}
+
+/// Executes `transactions` in order by `steps`, within all limits.
 pub(super) fn execute(
     evm: &mut Evm,
     block: &mut OpenBlock,
     transactions: Vec<SharedTransaction>,
     is_late: &mut dyn FnMut() -> bool,
-    transact: Transact<'_>,
+    steps: &mut impl Steps,
 ) -> Result<Outcome, EngineError> {
     let mut run = Run { outcome: Outcome::default(), bytes: 0 };
     if block.mini_blocks >= MINI_BLOCKS_PER_BLOCK_MAX {
@@ -95,7 +115,9 @@ pub(super) fn execute(
     run.outcome.receipts.reserve(transactions.len());
     let mut looked_at_gas = 0;
     let mut waiting = transactions.into_iter();
-    for (at, transaction) in waiting.by_ref().enumerate() {
+    let mut at = 0;
+    steps.look_ahead(evm, at, waiting.as_slice());
+    while let Some(transaction) = waiting.next() {
         if run.outcome.gas_used - looked_at_gas >= GAS_BETWEEN_LOOKS {
             looked_at_gas = run.outcome.gas_used;
             if is_late() {
@@ -107,7 +129,9 @@ pub(super) fn execute(
             run.outcome.left_over.push(transaction);
             break;
         }
-        run.one(evm, block, (at, transaction), transact)?;
+        run.one(evm, block, (at, transaction), steps)?;
+        at += 1;
+        steps.look_ahead(evm, at, waiting.as_slice());
     }
     run.outcome.left_over.extend(waiting);
     if !run.outcome.transactions.is_empty() {
@@ -129,7 +153,7 @@ impl Run {
         evm: &mut Evm,
         block: &mut OpenBlock,
         (at, transaction): (usize, SharedTransaction),
-        transact: Transact<'_>,
+        steps: &mut impl Steps,
     ) -> Result<(), EngineError> {
         let bytes = transaction.block_bytes();
         if transaction.gas_limit() > block.environment.gas_limit {
@@ -143,7 +167,7 @@ impl Run {
             self.outcome.left_over.push(transaction);
             return Ok(());
         }
-        match transact(evm, at, &block.environment, &transaction) {
+        match steps.transact(evm, at, &block.environment, &transaction) {
             Ok(executed) => {
                 self.bytes += bytes;
                 self.take(evm, block, transaction, executed)

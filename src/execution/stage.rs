@@ -83,7 +83,6 @@ impl ExecutionMetrics {
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         self.gas.inc_by(done.gas_used);
         self.transactions.inc_by(count(done.transactions));
-        self.direct.inc_by(done.direct);
         self.left_over.inc_by(count(done.credit.left_over.len()));
         self.dropped.inc_by(count(done.credit.dropped.len()));
     }

@@ -5,7 +5,7 @@
 
 use crate::execution::{
     hashes::BlockHashes,
-    table::{Id, Reader, Table},
+    table::{Id, Reader, Table, hash},
     words::{
         account_key, account_value, address_of, hot_of, incarnation_of, slot_key, slot_of,
     },
@@ -44,6 +44,9 @@ pub enum ReadError {
 }
 
 impl DBErrorMarker for ReadError {}
+
+/// Records that are brought near before they are needed.
+const RECORDS_AHEAD: usize = 12;
 
 /// How much may be cached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -229,7 +232,28 @@ impl Store {
         }
     }
 
+    /// Has what a look-up of an account will read first brought near; its hash for the next.
+    #[inline]
+    pub(super) fn bring_place(&self, address: Address) -> u64 {
+        let hash = hash(&account_key(address));
+        self.cache.accounts.reader().bring_place(hash);
+        hash
+    }
+
+    /// Has an account brought near by the hash of its address.
+    #[inline]
+    pub(super) fn bring_account(&self, hash: u64) {
+        self.cache.accounts.reader().bring_record(hash);
+    }
+
+    /// The number of an account in the cache, by its address and the hash of that.
+    #[inline]
+    pub(super) fn cached_id(&self, address: Address, hash: u64) -> Option<Id> {
+        self.cache.accounts.reader().find_hashed(&account_key(address), hash)
+    }
+
     /// The account of a number.
+    #[inline]
     pub(super) fn hot(&self, id: Id) -> Hot {
         hot_of(&self.cache.accounts.reader().read(id).value)
     }
@@ -238,9 +262,15 @@ impl Store {
     pub(super) fn set_account(&mut self, id: Id, account: Option<Account>) {
         let hot = self.hot(id);
         if hot.account != account {
-            self.note(id, &hot);
-            self.cache.accounts.write(id, &account_value(&Hot { account, ..hot }));
+            self.change_account(id, &hot, account);
         }
+    }
+
+    /// Sets an account that is `hot` now.
+    #[inline]
+    pub(super) fn change_account(&mut self, id: Id, hot: &Hot, account: Option<Account>) {
+        self.note(id, hot);
+        self.cache.accounts.write(id, &account_value(&Hot { account, ..*hot }));
     }
 
     /// Empties an account's storage.
@@ -402,7 +432,11 @@ impl Store {
         // Stable: of slots that changed twice there is only one entry anyway.
         changes.slots.sort_by_key(|slot| slot.of);
         let mut slots = changes.slots.drain(..).peekable();
+        let ids: Vec<Id> = changes.accounts.iter().map(|change| change.id).collect();
         for (at, change) in changes.accounts.drain(..).enumerate() {
+            if let Some(id) = ids.get(at + RECORDS_AHEAD) {
+                cache.accounts.reader().bring(*id);
+            }
             let Hot { account, incarnation } = hot_of(&cache.accounts.reader().read(change.id).value);
             let wiped = change.wiped && change.before.is_some();
             let mut storage = Map::default();

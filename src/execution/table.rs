@@ -5,6 +5,7 @@
 //! takes the words between two looks at the version and tries again where they differ
 //! (H.-J. Boehm, "Can Seqlocks Get Along With Programming Language Memory Models?", MSPC 2012).
 
+use crate::execution::prefetch::prefetch;
 use crate::types::map::Hasher;
 use std::{
     array,
@@ -90,7 +91,9 @@ const fn spot(id: Id) -> (usize, usize) {
     (chunk, id - FIRST_CHUNK * ((1 << chunk) - 1))
 }
 
-fn hash<const K: usize>(key: &[u64; K]) -> u64 {
+/// The hash under which a key is found.
+#[inline]
+pub(super) fn hash<const K: usize>(key: &[u64; K]) -> u64 {
     let mut hasher = Hasher::default().build_hasher();
     key.iter().for_each(|word| hasher.write_u64(*word));
     hasher.finish()
@@ -129,8 +132,9 @@ impl<const K: usize, const V: usize> Reader<K, V> {
         self.find_hashed(key, hash(key))
     }
 
+    /// The record of a key whose hash is known.
     #[inline]
-    fn find_hashed(&self, key: &[u64; K], hash: u64) -> Option<Id> {
+    pub(super) fn find_hashed(&self, key: &[u64; K], hash: u64) -> Option<Id> {
         let index = self.index();
         let mask = index.len() - 1;
         let mut at = home(hash, mask);
@@ -145,6 +149,29 @@ impl<const K: usize, const V: usize> Reader<K, V> {
             }
             at = (at + 1) & mask;
         }
+    }
+
+    /// Has the place looked at first for a hash brought near.
+    #[inline]
+    pub(super) fn bring_place(&self, hash: u64) {
+        let index = self.index();
+        prefetch(&index[home(hash, index.len() - 1)]);
+    }
+
+    /// Has the record that most likely belongs to a hash brought near.
+    #[inline]
+    pub(super) fn bring_record(&self, hash: u64) {
+        let index = self.index();
+        let place = index[home(hash, index.len() - 1)].load(Ordering::Acquire);
+        if place != 0 {
+            prefetch(self.record(id_at(place)));
+        }
+    }
+
+    /// Has a record brought near.
+    #[inline]
+    pub(super) fn bring(&self, id: Id) {
+        prefetch(self.record(id));
     }
 
     /// The key of a record.

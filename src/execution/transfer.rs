@@ -6,16 +6,14 @@
 //! be, the EVM judges it, invalid ones included, so that there is one place that refuses.
 
 use crate::execution::{
-    block::{OpenBlock, TRANSFER_GAS},
-    evm::{EngineError, Evm, Executed, TransactError},
-    serial::{self, Engine, Outcome},
+    block::TRANSFER_GAS,
+    evm::Executed,
     store::{ReadError, Store},
+    table::Id,
 };
 use crate::types::{
-    diff::Account,
-    limits::TRANSACTION_GAS_MAX,
-    mini_block::BlockEnvironment,
-    transaction::{RecoveredTransaction, SharedTransaction},
+    diff::Account, limits::TRANSACTION_GAS_MAX, mini_block::BlockEnvironment,
+    transaction::RecoveredTransaction,
 };
 use alloy_consensus::{Transaction as _, TxType};
 use alloy_primitives::{Address, KECCAK256_EMPTY, U256};
@@ -23,41 +21,11 @@ use alloy_primitives::{Address, KECCAK256_EMPTY, U256};
 /// Precompiles, those still to come too, are numbers of two bytes.
 const PRECOMPILE_ZEROS: usize = 18;
 
-/// Plain transfers in the ledger, the rest in one EVM, all in order.
-pub struct Direct {
-    /// Its state stands in here.
-    pub evm: Evm,
-    /// Transactions that no EVM saw.
-    pub taken: u64,
-}
-
-impl Direct {
-    /// An engine that has taken nothing yet.
-    pub const fn new(evm: Evm) -> Self {
-        Self { evm, taken: 0 }
-    }
-}
-
-impl Engine for Direct {
-    fn execute(
-        &mut self,
-        block: &mut OpenBlock,
-        transactions: Vec<SharedTransaction>,
-        is_late: &mut dyn FnMut() -> bool,
-    ) -> Result<Outcome, EngineError> {
-        let Self { evm, taken } = self;
-        serial::execute(evm, block, transactions, is_late, &mut |evm, _, environment, transaction| {
-            let chain_id = evm.rules().chain_id;
-            match transfer(evm.store(), environment, chain_id, transaction) {
-                Ok(Some(executed)) => {
-                    *taken += 1;
-                    Ok(executed)
-                }
-                Ok(None) => evm.transact(transaction),
-                Err(error) => Err(TransactError::Engine(error.into())),
-            }
-        })
-    }
+/// Where the accounts of a transaction lie, as far as that is known.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Parties {
+    pub(super) sender: Option<Id>,
+    pub(super) recipient: Option<Id>,
 }
 
 /// Does a plain transfer, or nothing where it is none or not a valid one.
@@ -68,41 +36,74 @@ pub(super) fn transfer(
     store: &mut Store,
     block: &BlockEnvironment,
     chain_id: u64,
-    transaction: &RecoveredTransaction,
+    (transaction, parties): (&RecoveredTransaction, Parties),
 ) -> Result<Option<Executed>, ReadError> {
     let Some(to) = plain_recipient(transaction, chain_id) else { return Ok(None) };
     let envelope = &transaction.envelope;
     let (Some(tip), from) = (transaction.effective_tip(block.base_fee), transaction.sender) else {
         return Ok(None);
     };
-    let Some(sender) = store.account(from)? else { return Ok(None) };
-    let recipient = store.account(to)?;
+    let from_id = known_or_found(parties.sender, store, from)?;
+    let sender_hot = store.hot(from_id);
+    let Some(sender) = sender_hot.account else { return Ok(None) };
+    let to_id = known_or_found(parties.recipient, store, to)?;
+    let recipient_hot = store.hot(to_id);
     let is_plain = sender.code_hash == KECCAK256_EMPTY
-        && recipient.is_none_or(|it| it.code_hash == KECCAK256_EMPTY && !it.is_empty());
+        && recipient_hot.account.is_none_or(|it| it.code_hash == KECCAK256_EMPTY && !it.is_empty());
     let is_next = sender.nonce == envelope.nonce() && sender.nonce < u64::MAX;
     let cost = transaction.checked_cost();
     if !(is_plain && is_next && cost.is_some_and(|cost| cost <= sender.balance)) {
         return Ok(None);
     }
-    let gas = U256::from(TRANSFER_GAS);
-    let fee = gas * (U256::from(tip) + U256::from(block.base_fee));
+    let value = envelope.value();
+    // Gas and price have 64 and 128 bits, and the fee at most 128: `checked_cost` passed.
+    let gas = u128::from(TRANSFER_GAS);
+    let tip = U256::from(gas * tip);
+    let fee = tip + U256::from(gas * u128::from(block.base_fee));
+    let paid = Account { nonce: sender.nonce + 1, balance: sender.balance - fee - value, ..sender };
+    let fees_id = store.account_id(block.fee_recipient)?;
+    let done = Ok(Some(Executed { success: true, gas_used: TRANSFER_GAS, logs: Vec::new() }));
+    if from_id != to_id && from_id != fees_id && to_id != fees_id {
+        let fees_hot = store.hot(fees_id);
+        let Some(received) = credited(recipient_hot.account, value) else { return Ok(None) };
+        let Some(earned) = credited(fees_hot.account, tip) else { return Ok(None) };
+        store.change_account(from_id, &sender_hot, Some(paid));
+        if !value.is_zero() {
+            store.change_account(to_id, &recipient_hot, received);
+        }
+        if !tip.is_zero() {
+            store.change_account(fees_id, &fees_hot, earned);
+        }
+        return done;
+    }
     let mut ledger = Ledger::default();
-    let paid = Account {
-        nonce: sender.nonce + 1,
-        balance: sender.balance - fee - envelope.value(),
-        ..sender
-    };
-    ledger.set(from, paid);
-    if !ledger.credit(store, to, envelope.value())?
-        || !ledger.credit(store, block.fee_recipient, gas * U256::from(tip))?
-    {
+    ledger.set(from_id, paid);
+    if !ledger.credit(store, to_id, value) || !ledger.credit(store, fees_id, tip) {
         return Ok(None);
     }
-    for (address, account) in ledger.0.into_iter().flatten() {
-        let id = store.account_id(address)?;
+    for (id, account) in ledger.0.into_iter().flatten() {
         store.set_account(id, Some(account));
     }
-    Ok(Some(Executed { success: true, gas_used: TRANSFER_GAS, logs: Vec::new() }))
+    done
+}
+
+/// An account with wei added; nothing where the sum has more than 256 bits, or where the account
+/// exists and is empty, which touching would remove (EIP-161).
+#[inline]
+fn credited(account: Option<Account>, wei: U256) -> Option<Option<Account>> {
+    if account.is_some_and(|account| account.is_empty()) {
+        return None;
+    }
+    if wei.is_zero() {
+        return Some(account);
+    }
+    let account = account.unwrap_or_default();
+    let balance = account.balance.checked_add(wei)?;
+    Some(Some(Account { balance, ..account }))
+}
+
+fn known_or_found(known: Option<Id>, store: &mut Store, address: Address) -> Result<Id, ReadError> {
+    known.map_or_else(|| store.account_id(address), Ok)
 }
 
 /// The recipient of what may be a plain transfer by its own looks.
@@ -124,33 +125,24 @@ pub(super) fn plain_recipient(transaction: &RecoveredTransaction, chain_id: u64)
 
 /// The accounts of one transfer: sender, recipient, fee recipient, any of which may be the same.
 #[derive(Default)]
-struct Ledger([Option<(Address, Account)>; 3]);
+struct Ledger([Option<(Id, Account)>; 3]);
 
 impl Ledger {
-    fn set(&mut self, address: Address, account: Account) {
-        let place = self.0.iter_mut().find(|it| it.is_none_or(|(known, _)| known == address));
+    fn set(&mut self, id: Id, account: Account) {
+        let place = self.0.iter_mut().find(|it| it.is_none_or(|(known, _)| known == id));
         if let Some(place) = place {
-            *place = Some((address, account));
+            *place = Some((id, account));
         }
     }
 
-    /// Adds wei to an account; false where the sum has more than 256 bits, or where the account
-    /// exists and is empty, which touching would remove (EIP-161).
-    fn credit(&mut self, store: &mut Store, to: Address, wei: U256) -> Result<bool, ReadError> {
+    /// Adds wei to an account; false where that is not for the ledger to do.
+    fn credit(&mut self, store: &Store, to: Id, wei: U256) -> bool {
         let known = self.0.iter().flatten().find(|(known, _)| *known == to);
-        let account = match known {
-            Some((_, account)) => Some(*account),
-            None => store.account(to)?,
-        };
-        if account.is_some_and(|account| account.is_empty()) {
-            return Ok(false);
+        let account = known.map_or_else(|| store.hot(to).account, |(_, account)| Some(*account));
+        let Some(credited) = credited(account, wei) else { return false };
+        if let Some(account) = credited.filter(|_| !wei.is_zero()) {
+            self.set(to, account);
         }
-        if wei.is_zero() {
-            return Ok(true);
-        }
-        let account = account.unwrap_or_default();
-        let Some(balance) = account.balance.checked_add(wei) else { return Ok(false) };
-        self.set(to, Account { balance, ..account });
-        Ok(true)
+        true
     }
 }

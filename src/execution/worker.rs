@@ -5,10 +5,13 @@ use crate::execution::{
     evm::{EngineError, Evm, Rules},
     fees::{FeeRules, ParentBlock, environment_after, next_base_fee},
     hashes::{BlockHashes, NextHash},
+    parallel::{
+        engine::{Counts, Parallel},
+        lane::Lane,
+    },
     serial::{Engine as _, Outcome},
     store::{CacheLimits, Store},
     system,
-    transfer::Direct,
 };
 use crate::types::{
     block::BlockClose,
@@ -57,15 +60,13 @@ pub struct Done {
     pub credit: Credit,
     /// Transactions executed.
     pub transactions: usize,
-    /// Of them, plain transfers that no EVM saw.
-    pub direct: u64,
     /// Gas that they used.
     pub gas_used: u64,
 }
 
 /// Executes cuts one after another.
 pub struct Worker {
-    engine: Direct,
+    engine: Parallel,
     fees: FeeRules,
     parent: ParentBlock,
     open: Option<OpenBlock>,
@@ -82,6 +83,19 @@ impl Worker {
         start: ExecutionStart,
         next_hash: NextHash,
     ) -> Result<Self, EngineError> {
+        Ok(Self::with_lanes(config, start, next_hash, 0)?.0)
+    }
+
+    /// As `new`, with lanes to be run on threads of their own.
+    ///
+    /// # Errors
+    /// Where the state cannot be read.
+    pub fn with_lanes(
+        config: &ExecutionConfig,
+        start: ExecutionStart,
+        next_hash: NextHash,
+        lanes: usize,
+    ) -> Result<(Self, Vec<Lane>), EngineError> {
         let ExecutionStart { overlay, base, parent, hashes, open, last_mini_block } = start;
         let mut known = BlockHashes::new(next_hash);
         let parent_hash = parent.hash.map(|hash| (parent.number, hash));
@@ -90,12 +104,18 @@ impl Worker {
         if let Some(open) = &open {
             system::resume(&mut evm, open)?;
         }
-        Ok(Self { engine: Direct::new(evm), fees: config.fees, parent, open, last_mini_block })
+        let (engine, lanes) = Parallel::new(evm, lanes);
+        Ok((Self { engine, fees: config.fees, parent, open, last_mini_block }, lanes))
     }
 
     /// The state under it, for hashes and snapshots that arrive between cuts.
     pub fn store(&mut self) -> &mut Store {
         self.engine.evm.store()
+    }
+
+    /// How its transactions were executed, since it was made.
+    pub fn counts(&self) -> &Counts {
+        &self.engine.counts
     }
 
     /// Executes a cut. Steps go to `emit` as soon as they stand, so that a mini-block need not
@@ -113,12 +133,10 @@ impl Worker {
             Some(block) => block,
             None => self.open_block(cut.block_timestamp)?,
         };
-        let taken_before = self.engine.taken;
         let outcome = self.engine.execute(&mut block, cut.transactions, is_late)?;
         let mut done = Done {
             credit: Credit { block_full: block.is_full(), ..Credit::default() },
             transactions: outcome.transactions.len(),
-            direct: self.engine.taken - taken_before,
             gas_used: outcome.gas_used,
         };
         let Outcome { transactions, receipts, gas_used, diff, left_over, dropped } = outcome;

@@ -1,6 +1,6 @@
 //! What execution changed: new values by address and slot, mergeable in order.
 
-use crate::types::map::Map;
+use crate::types::map::{Map, Ordered};
 use alloy_primitives::{Address, B256, Bytes, KECCAK256_EMPTY, U256};
 
 /// An account as the state trie holds it, less the storage root, which the trie computes.
@@ -42,7 +42,7 @@ pub struct AccountDiff {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Diff {
     /// Touched accounts.
-    pub accounts: Map<Address, AccountDiff>,
+    pub accounts: Ordered<Address, AccountDiff>,
     /// Code that came into being, by its hash.
     pub codes: Map<B256, Bytes>,
 }
@@ -62,7 +62,6 @@ impl Diff {
     /// Puts `newer` over this diff.
     pub fn merge(&mut self, newer: &Self) {
         self.accounts.reserve(newer.accounts.len());
-        #[expect(clippy::iter_over_hash_type, reason = "each key is written once: order is void")]
         for (address, change) in &newer.accounts {
             self.merge_account(*address, change);
         }

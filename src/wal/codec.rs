@@ -12,7 +12,7 @@ use crate::types::{
     diff::{Account, AccountDiff, Diff},
     flow::Event,
     ids::BlockNumber,
-    map::Map,
+    map::{Map, Ordered},
     mini_block::{BlockEnvironment, MiniBlock},
     receipt::Receipt,
     transaction::RecoveredTransaction,
@@ -332,7 +332,7 @@ fn put_account(out: &mut AlignedBuffer, change: &AccountDiff) {
 
 fn diff(reader: &mut Reader<'_>) -> Result<Diff, DecodeError> {
     let count = reader.count("accounts", ACCOUNT_BYTES_MIN)?;
-    let mut accounts = Map::with_capacity_and_hasher(count.min(RESERVED_MAX), Default::default());
+    let mut accounts = Ordered::with_capacity_and_hasher(count.min(RESERVED_MAX), Default::default());
     let mut before: Option<Address> = None;
     for _ in 0..count {
         let address = reader.address("an address")?;

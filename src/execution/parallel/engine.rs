@@ -10,9 +10,10 @@ use crate::execution::{
         planted::{Fault, planted},
         speculation::{Conflict, Speculation},
     },
-    serial::{self, Engine, Outcome},
+    prefetch::prefetch,
+    serial::{self, Engine, Outcome, Steps},
     store::{ReadError, Store},
-    transfer::{plain_recipient, transfer},
+    transfer::{Parties, plain_recipient, transfer},
 };
 use crate::types::{
     diff::Account,
@@ -20,6 +21,7 @@ use crate::types::{
     mini_block::BlockEnvironment,
     transaction::{RecoveredTransaction, SharedTransaction},
 };
+use alloy_consensus::Transaction as _;
 use alloy_primitives::{Address, U256};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::sync::{
@@ -153,24 +155,73 @@ impl Engine for Parallel {
         transactions: Vec<SharedTransaction>,
         is_late: &mut dyn FnMut() -> bool,
     ) -> Result<Outcome, EngineError> {
-        let mut run = self.begin(block, &transactions);
+        let run = self.begin(block, &transactions);
         let Self { evm, counts, lanes, plan, hints, paced, .. } = self;
-        let mut crew = Crew { counts, lanes, plan, hints, paced };
-        let transact = &mut |evm: &mut Evm, at, block: &BlockEnvironment, transaction: &_| {
-            let chain_id = evm.rules().chain_id;
-            if let Some(done) = transfer(evm.store(), block, chain_id, transaction)
-                .map_err(EngineError::from)?
-            {
-                crew.counts.direct += 1;
-                return Ok(done);
-            }
-            crew.one(evm, run.as_mut().map(|run| (run, at)), (block, transaction))
-        };
-        let outcome = serial::execute(evm, block, transactions, is_late, transact);
-        if let Some(run) = run {
+        let chain_id = evm.rules().chain_id;
+        let near = [Near::default(); AHEAD];
+        let mut crew = Crew { counts, lanes, plan, hints, paced, run, near, chain_id };
+        let outcome = serial::execute(evm, block, transactions, is_late, &mut crew);
+        if let Some(run) = crew.run {
             run.work.closed.store(true, Ordering::Release);
         }
         outcome
+    }
+}
+
+/// Transactions whose memory is asked for before they are executed, in three steps: what they
+/// are, where their accounts are listed, the accounts.
+const AHEAD: usize = 32;
+const LISTED_AHEAD: usize = 16;
+const ACCOUNTS_AHEAD: usize = 8;
+
+/// What has been found out about a transaction ahead of its execution.
+#[derive(Debug, Clone, Copy, Default)]
+struct Near {
+    sender: u64,
+    recipient: Option<(Address, u64)>,
+}
+
+impl Steps for Crew<'_> {
+    #[inline]
+    fn look_ahead(&mut self, evm: &mut Evm, at: usize, waiting: &[SharedTransaction]) {
+        if let Some(far) = waiting.get(AHEAD - 1) {
+            prefetch(&**far);
+        }
+        let store = evm.store();
+        if let Some(next) = waiting.get(LISTED_AHEAD) {
+            let sender = store.bring_place(next.sender);
+            let recipient = next.envelope.to().map(|to| (to, store.bring_place(to)));
+            self.near[(at + LISTED_AHEAD) % AHEAD] = Near { sender, recipient };
+        }
+        if waiting.len() > ACCOUNTS_AHEAD && at + ACCOUNTS_AHEAD >= LISTED_AHEAD {
+            let near = &self.near[(at + ACCOUNTS_AHEAD) % AHEAD];
+            store.bring_account(near.sender);
+            if let Some((_, hash)) = near.recipient {
+                store.bring_account(hash);
+            }
+        }
+    }
+
+    fn transact(
+        &mut self,
+        evm: &mut Evm,
+        at: usize,
+        block: &BlockEnvironment,
+        transaction: &RecoveredTransaction,
+    ) -> Result<Executed, TransactError> {
+        let store = evm.store();
+        let mut parties = Parties::default();
+        if at >= LISTED_AHEAD {
+            let near = &self.near[at % AHEAD];
+            parties.sender = store.cached_id(transaction.sender, near.sender);
+            parties.recipient = near.recipient.and_then(|(to, hash)| store.cached_id(to, hash));
+        }
+        let done = transfer(store, block, self.chain_id, (transaction, parties));
+        if let Some(done) = done.map_err(EngineError::from)? {
+            self.counts.direct += 1;
+            return Ok(done);
+        }
+        self.one(evm, at, (block, transaction))
     }
 }
 
@@ -188,6 +239,9 @@ struct Crew<'a> {
     plan: &'a Plan,
     hints: &'a mut Hints,
     paced: &'a Paced,
+    run: Option<Run>,
+    near: [Near; AHEAD],
+    chain_id: u64,
 }
 
 impl Crew<'_> {
@@ -195,10 +249,10 @@ impl Crew<'_> {
     fn one(
         &mut self,
         evm: &mut Evm,
-        run: Option<(&mut Run, usize)>,
+        at: usize,
         (block, transaction): (&BlockEnvironment, &RecoveredTransaction),
     ) -> Result<Executed, TransactError> {
-        let place = run.and_then(|(run, at)| {
+        let place = self.run.as_mut().and_then(|run| {
             run.next += self.plan.positions[run.next..].iter().take_while(|it| **it < at).count();
             let place = (self.plan.positions.get(run.next) == Some(&at)).then_some(run.next)?;
             Some((Arc::clone(&run.work), place))

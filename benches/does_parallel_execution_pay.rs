@@ -1,0 +1,390 @@
+//! Does parallel execution pay, and what does one transaction cost?
+//!
+//! `cargo bench --bench does_parallel_execution_pay -- OPTIONS`, which are
+//! `[--small] [--gas N] [--rounds N] [--lanes N,N…] [--only NAME] [--alone]` (without the others,
+//! for a profiler)
+//!
+//! Blocks of the gas that is asked for (a gigagas), of one kind of transaction each, are executed
+//! by plain revm with its cache database (the peer), by our serial engine, and by our parallel
+//! engine with lanes beside the committing thread. All start from the same state in memory,
+//! execute one block to have it at hand, and are timed on the next. Ours also build the diff and
+//! the receipts that the node needs; revm's cache does not. All must use the same gas.
+#![allow(clippy::float_arithmetic, clippy::cast_precision_loss, reason = "a bench prints ratios")]
+#![allow(clippy::print_stdout, reason = "a bench prints")]
+
+#[path = "support/mode.rs"]
+mod mode;
+#[path = "../tests/support/world.rs"]
+mod world;
+
+use alloy_primitives::{B256, U256};
+use basalt::{
+    execution::{
+        block::OpenBlock,
+        evm::Evm,
+        parallel::engine::{Counts, Parallel},
+        serial::{Engine, Serial},
+        store::CacheLimits,
+    },
+    types::{
+        limits::TXS_PER_MINI_BLOCK_MAX,
+        mini_block::BlockEnvironment,
+        transaction::{RecoveredTransaction, SharedTransaction},
+    },
+};
+use revm::{
+    Context, ExecuteCommitEvm as _, MainBuilder as _, MainContext as _,
+    context::TxEnv,
+    database::{CacheDB, EmptyDB},
+    primitives::hardfork::SpecId,
+    state::{AccountInfo, Bytecode},
+};
+use std::{
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+use world::{CHAIN, Memory, Pool, World, environment, pay_tokens, transfer, who};
+
+/// The node's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+struct Options {
+    gas: u64,
+    rounds: usize,
+    lanes: Vec<usize>,
+    only: Option<String>,
+    alone: bool,
+}
+
+/// A state, and two blocks of one kind on it.
+struct Workload {
+    name: &'static str,
+    state: Arc<Memory>,
+    blocks: [Vec<SharedTransaction>; 2],
+}
+
+fn main() {
+    let mode = mode::mode();
+    if mode == mode::Mode::Skipped {
+        return;
+    }
+    let options = options(mode == mode::Mode::Small);
+    println!(
+        "{} Mgas a block, {} rounds; median (from least to most) of all rounds",
+        options.gas / 1_000_000,
+        options.rounds
+    );
+    for (name, make) in WORKLOADS {
+        if options.only.as_ref().is_none_or(|only| name.contains(only.as_str())) {
+            measure(&make(name, options.gas), &options);
+        }
+    }
+}
+
+type Make = fn(&'static str, u64) -> Workload;
+const WORKLOADS: [(&str, Make); 11] = [
+    ("transfers, distinct", |name, gas| transfers(name, gas, |at, count| (at, count + at))),
+    ("transfers, random", |name, gas| transfers(name, gas, |at, count| (mixed(at, count), mixed(at + 7, count)))),
+    ("transfers, to self", |name, gas| transfers(name, gas, |at, _| (at, at))),
+    ("transfers, all to one", |name, gas| transfers(name, gas, |at, count| (at, count))),
+    ("transfers, among 16", |name, gas| transfers(name, gas, |at, _| (mixed(at, 16), mixed(at + 3, 16)))),
+    ("ERC-20, independent", |name, gas| tokens(name, gas, |at, count| (at, count + at))),
+    ("ERC-20, families of 16", |name, gas| tokens(name, gas, |at, count| {
+        let family = mixed(at, count / 16) * 16;
+        (family + mixed(at + 1, 16), family + mixed(at + 2, 16))
+    })),
+    ("ERC-20, all to one", |name, gas| tokens(name, gas, |at, count| (at, count))),
+    ("Uniswap v3, independent", |name, gas| swaps(name, gas, usize::MAX)),
+    ("Uniswap v3, 8 shared pools", |name, gas| swaps(name, gas, 8)),
+    ("Uniswap v3, one pool", |name, gas| swaps(name, gas, 1)),
+];
+/// Pools of the independent swaps: a swap meets its pool's last one long after it.
+const POOLS_MAX: usize = 512;
+const TOKEN_GAS: u64 = 35_000;
+const SWAP_GAS: u64 = 110_000;
+
+/// A number below `below` that looks drawn (splitmix64).
+fn mixed(at: usize, below: usize) -> usize {
+    let mut z = (at as u64).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    usize::try_from((z ^ (z >> 31)) >> 11).expect("64 bits") % below
+}
+
+/// Two blocks of `count` transactions each; `make` is given the sender's number, its nonce and
+/// the transaction's number.
+fn blocks(
+    count: usize,
+    sender: impl Fn(usize) -> usize,
+    make: impl Fn(usize, u64, usize) -> SharedTransaction,
+) -> [Vec<SharedTransaction>; 2] {
+    let mut nonces = vec![0u64; 2 * count + 1];
+    [0, 1].map(|_| {
+        (0..count)
+            .map(|at| {
+                let from = sender(at);
+                nonces[from] += 1;
+                make(from, nonces[from] - 1, at)
+            })
+            .collect()
+    })
+}
+
+fn transfers(name: &'static str, gas: u64, pair: fn(usize, usize) -> (usize, usize)) -> Workload {
+    let count = usize::try_from(gas / 21_000).expect("small").max(32);
+    let world = World::new(2 * count + 1);
+    let make = |from, nonce, at| transfer(who(from), nonce, who(pair(at, count).1), 1);
+    let blocks = blocks(count, |at| pair(at, count).0, make);
+    Workload { name, state: Arc::new(world.state), blocks }
+}
+
+fn tokens(name: &'static str, gas: u64, pair: fn(usize, usize) -> (usize, usize)) -> Workload {
+    let count = usize::try_from(gas / TOKEN_GAS).expect("small").max(32);
+    let mut world = World::new(2 * count + 1);
+    let token = world.token(0..2 * count + 1);
+    let make = |from, nonce, at| pay_tokens(who(from), nonce, token, who(pair(at, count).1));
+    let blocks = blocks(count, |at| pair(at, count).0, make);
+    Workload { name, state: Arc::new(world.state), blocks }
+}
+
+fn swaps(name: &'static str, gas: u64, pools: usize) -> Workload {
+    let count = usize::try_from(gas / SWAP_GAS).expect("small").max(8);
+    let pools = pools.min(POOLS_MAX).min(count);
+    let mut world = World::new(count + 1);
+    let all: Vec<Pool> = (0..pools)
+        .map(|pool| {
+            let mut here = world.v3_pool(0..0);
+            here.tokens.sort_unstable();
+            for at in (pool..count).step_by(pools) {
+                for token in here.tokens {
+                    world.give(token, who(at));
+                    world.allow(token, who(at), here.router);
+                }
+            }
+            here
+        })
+        .collect();
+    let make = |from, nonce, at: usize| all[at % pools].swap(who(from), nonce, nonce % 2 == 0);
+    let blocks = blocks(count, |at| at, make);
+    Workload { name, state: Arc::new(world.state), blocks }
+}
+
+/// What one execution of a block took.
+#[derive(Clone, Copy)]
+struct Took {
+    wall: Duration,
+    cpu: Duration,
+    gas: u64,
+}
+
+fn measure(workload: &Workload, options: &Options) {
+    let count = workload.blocks[1].len();
+    let mut rows: Vec<(String, Vec<Took>)> = Vec::new();
+    let mut add = |name: String, took: Took| match rows.iter_mut().find(|row| row.0 == name) {
+        Some(row) => row.1.push(took),
+        None => rows.push((name, vec![took])),
+    };
+    let mut counts = Vec::new();
+    for round in 0..options.rounds {
+        if !options.alone {
+            add("plain revm".to_owned(), peer(workload));
+            add("serial".to_owned(), ours(workload, None).0);
+        }
+        for lanes in &options.lanes {
+            let (took, counted) = ours(workload, Some(*lanes));
+            add(format!("parallel, {} lanes", lanes + 1), took);
+            if round == 0 {
+                counts.push((*lanes, counted));
+            }
+        }
+    }
+    let gas = rows[0].1[0].gas;
+    println!("\n{}: {count} transactions, {} Mgas", workload.name, gas / 1_000_000);
+    let peer = median(&rows[0].1);
+    for (name, all) in &rows {
+        assert!(all.iter().all(|took| took.gas == gas), "{name} used other gas");
+        let (least, most) = all.iter().fold((f64::MAX, 0.0f64), |(least, most), took| {
+            (least.min(took.wall.as_secs_f64()), most.max(took.wall.as_secs_f64()))
+        });
+        let wall = median(all);
+        let mut cpu: Vec<f64> = all.iter().map(|took| took.cpu.as_secs_f64()).collect();
+        cpu.sort_unstable_by(f64::total_cmp);
+        let each = |seconds: f64| seconds * 1e9 / count as f64;
+        println!(
+            "  {name:<20} {:>6.2} Ggas/s {:>9.0} tx/s {:>7.0} ns ({:.0} to {:.0}), CPU {:>7.0} ns, {:>5.2} times the peer",
+            gas as f64 / wall / 1e9,
+            count as f64 / wall,
+            each(wall),
+            each(least),
+            each(most),
+            each(cpu[cpu.len() / 2]),
+            peer / wall,
+        );
+    }
+    for (lanes, Counts { direct, ahead, in_place, aborted, abandoned, .. }) in counts {
+        println!(
+            "  {} lanes: direct {direct}, ahead {ahead}, in place {in_place} (of them aborted {aborted}, abandoned {abandoned})",
+            lanes + 1,
+        );
+    }
+}
+
+fn median(all: &[Took]) -> f64 {
+    let mut walls: Vec<f64> = all.iter().map(|took| took.wall.as_secs_f64()).collect();
+    walls.sort_unstable_by(f64::total_cmp);
+    walls[walls.len() / 2]
+}
+
+/// Runs `work` and takes its time, and that of all threads.
+#[expect(clippy::disallowed_methods, reason = "a bench measures")]
+fn timed(work: impl FnOnce() -> u64) -> Took {
+    let (cpu, start) = (process_cpu(), Instant::now());
+    let gas = work();
+    Took { wall: start.elapsed(), cpu: process_cpu().saturating_sub(cpu), gas }
+}
+
+/// CPU time of this process so far, by the scheduler's count for each thread.
+fn process_cpu() -> Duration {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("Linux");
+    let of = |path: std::path::PathBuf| {
+        let text = std::fs::read_to_string(path.join("schedstat")).unwrap_or_default();
+        text.split(' ').next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or_default()
+    };
+    Duration::from_nanos(tasks.flatten().map(|task| of(task.path())).sum())
+}
+
+/// Both blocks by one of our engines; the second one's time.
+fn ours(workload: &Workload, lanes: Option<usize>) -> (Took, Counts) {
+    let block = environment(1 << 40);
+    let limits = CacheLimits { entries_max: 2_000_000, ..CacheLimits::default() };
+    let evm = world::evm(&workload.state, &block, limits);
+    let Some(lanes) = lanes else {
+        return (both(&mut Serial { evm }, |it| &mut it.evm, workload, block), Counts::default());
+    };
+    let (mut engine, crew) = Parallel::new(evm, lanes);
+    thread::scope(|scope| {
+        crew.into_iter().for_each(|lane| drop(scope.spawn(move || lane.run())));
+        let took = both(&mut engine, |it| &mut it.evm, workload, block);
+        let counts = engine.counts.clone();
+        drop(engine);
+        (took, counts)
+    })
+}
+
+fn both<E: Engine>(
+    engine: &mut E,
+    evm: fn(&mut E) -> &mut Evm,
+    workload: &Workload,
+    environment: BlockEnvironment,
+) -> Took {
+    let mut open = OpenBlock::new(environment);
+    let [first, second] = &workload.blocks;
+    execute(engine, evm, &mut open, first.clone());
+    let mut open = OpenBlock::new(environment);
+    let second = second.clone();
+    timed(|| execute(engine, evm, &mut open, second))
+}
+
+/// In mini-blocks of as many transactions as one may have.
+fn execute<E: Engine>(
+    engine: &mut E,
+    evm: fn(&mut E) -> &mut Evm,
+    open: &mut OpenBlock,
+    mut list: Vec<SharedTransaction>,
+) -> u64 {
+    let count = list.len();
+    let mut done = 0;
+    while !list.is_empty() {
+        let rest = list.split_off(list.len().min(TXS_PER_MINI_BLOCK_MAX));
+        let outcome = engine.execute(open, list, &mut || false).expect("readable");
+        assert!(outcome.left_over.is_empty() && outcome.dropped.is_empty(), "all fit");
+        assert!(outcome.receipts.iter().all(|receipt| receipt.success), "all succeed");
+        done += outcome.transactions.len();
+        let diff = Arc::new(outcome.diff);
+        evm(engine).store().overlay_mut().push(1, diff);
+        list = rest;
+    }
+    assert_eq!(done, count);
+    open.gas_used
+}
+
+/// Both blocks by revm as its users run it; the second one's time.
+fn peer(workload: &Workload) -> Took {
+    let block = environment(1 << 40);
+    let mut database = CacheDB::new(EmptyDB::new());
+    let mut accounts: Vec<_> = workload.state.accounts.iter().collect();
+    accounts.sort_unstable_by_key(|(address, _)| **address);
+    for (address, account) in accounts {
+        let code = workload.state.codes.get(&account.code_hash).cloned().unwrap_or_default();
+        let code = Bytecode::new_raw_checked(code).expect("code");
+        let info = AccountInfo::new(account.balance, account.nonce, account.code_hash, code);
+        database.insert_account_info(*address, info);
+    }
+    let mut slots: Vec<_> = workload.state.slots.iter().collect();
+    slots.sort_unstable();
+    for ((address, slot), value) in slots {
+        database.insert_account_storage(*address, *slot, *value).expect("in memory");
+    }
+    let mut evm = Context::mainnet().with_db(database).build_mainnet();
+    evm.ctx.cfg.set_spec_and_mainnet_gas_params(SpecId::OSAKA);
+    evm.ctx.cfg.chain_id = CHAIN;
+    evm.ctx.block.number = U256::from(block.number);
+    evm.ctx.block.timestamp = U256::from(block.timestamp);
+    evm.ctx.block.gas_limit = block.gas_limit;
+    evm.ctx.block.basefee = block.base_fee;
+    evm.ctx.block.beneficiary = block.fee_recipient;
+    evm.ctx.block.prevrandao = Some(B256::ZERO);
+    let [first, second] =
+        workload.blocks.each_ref().map(|list| list.iter().map(|it| tx_env(it)).collect::<Vec<_>>());
+    let mut run = |list: Vec<TxEnv>| {
+        list.into_iter().map(|tx| evm.transact_commit(tx).expect("valid").tx_gas_used()).sum()
+    };
+    run(first);
+    timed(|| run(second))
+}
+
+fn tx_env(tx: &RecoveredTransaction) -> TxEnv {
+    use alloy_consensus::Transaction as _;
+    TxEnv {
+        tx_type: tx.envelope.tx_type().into(),
+        caller: tx.sender,
+        gas_limit: tx.envelope.gas_limit(),
+        gas_price: tx.envelope.max_fee_per_gas(),
+        gas_priority_fee: tx.envelope.max_priority_fee_per_gas(),
+        kind: tx.envelope.kind(),
+        value: tx.envelope.value(),
+        data: tx.envelope.input().clone(),
+        nonce: tx.envelope.nonce(),
+        chain_id: tx.envelope.chain_id(),
+        ..TxEnv::default()
+    }
+}
+
+fn options(small: bool) -> Options {
+    let mut options = Options {
+        gas: if small { 4_000_000 } else { 1_000_000_000 },
+        rounds: if small { 1 } else { 5 },
+        lanes: if small { vec![0, 1] } else { vec![0, 1] },
+        only: None,
+        alone: false,
+    };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let mut value = || words.next().unwrap_or_else(|| panic!("{word} wants a value"));
+        match word.as_str() {
+            "--gas" => options.gas = value().parse().expect("--gas wants a number"),
+            "--rounds" => options.rounds = value().parse().expect("--rounds wants a number"),
+            "--lanes" => {
+                let lanes = value();
+                let parse = |n: &str| n.parse::<usize>().expect("--lanes wants numbers") - 1;
+                options.lanes = lanes.split(',').map(parse).collect();
+            }
+            "--alone" => options.alone = true,
+            "--only" => options.only = Some(value()),
+            _ => {}
+        }
+    }
+    options
+}
