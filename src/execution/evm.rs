@@ -24,6 +24,10 @@ const TOUCHED_ACCOUNTS_KEPT: usize = 1_024;
 /// Whose rules apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fork {
+    /// September 2022; with the next one for blocks of the past only.
+    Paris,
+    /// April 2023.
+    Shanghai,
     /// March 2024.
     Cancun,
     /// May 2025.
@@ -35,6 +39,8 @@ pub enum Fork {
 impl Fork {
     pub(super) const fn spec(self) -> SpecId {
         match self {
+            Self::Paris => SpecId::MERGE,
+            Self::Shanghai => SpecId::SHANGHAI,
             Self::Cancun => SpecId::CANCUN,
             Self::Prague => SpecId::PRAGUE,
             Self::Osaka => SpecId::OSAKA,
@@ -164,6 +170,11 @@ impl<S: Database<Error = ReadError>> Evm<S> {
     /// Sets the block that transactions see. `excess_blob_gas` is zero on this chain.
     pub fn set_block(&mut self, block: &BlockEnvironment, excess_blob_gas: u64) {
         self.inner.ctx.block = self.rules.block(block, excess_blob_gas);
+    }
+
+    /// The block that transactions see.
+    pub(super) const fn block(&self) -> &BlockEnv {
+        &self.inner.ctx.block
     }
 
     /// Forgets what the last transaction touched; the map keeps its room for the next one.

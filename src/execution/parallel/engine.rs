@@ -116,7 +116,7 @@ impl Parallel {
     }
 
     /// Plans a cut and sets the lanes to work, where that is worth it.
-    fn begin(&mut self, block: &OpenBlock, transactions: &[SharedTransaction]) -> Option<Run> {
+    fn begin(&mut self, transactions: &[SharedTransaction]) -> Option<Run> {
         if self.lanes.is_empty() || transactions.len() < 2 {
             return None;
         }
@@ -133,7 +133,7 @@ impl Parallel {
         let plan = &self.plan;
         let work = Arc::new(Work {
             cut: self.cut,
-            environment: block.environment,
+            block: self.evm.block().clone(),
             window: self.evm.store().window(),
             transactions: plan.positions.iter().map(|at| Arc::clone(&transactions[*at])).collect(),
             lanes: plan.lanes.clone(),
@@ -155,7 +155,7 @@ impl Engine for Parallel {
         transactions: Vec<SharedTransaction>,
         is_late: &mut dyn FnMut() -> bool,
     ) -> Result<Outcome, EngineError> {
-        let run = self.begin(block, &transactions);
+        let run = self.begin(&transactions);
         let Self { evm, counts, lanes, plan, hints, paced, .. } = self;
         let chain_id = evm.rules().chain_id;
         let near = [Near::default(); AHEAD];

@@ -6,28 +6,20 @@ use crate::execution::{
         pace::Paced,
         speculation::{AccountWrite, SlotRead, SlotWrite, Speculation, WEI_MAX},
         view::View,
+        watch::watch,
     },
     store::{ReadError, Window, outcome_of},
 };
-use crate::types::{
-    mini_block::BlockEnvironment,
-    transaction::{RecoveredTransaction, SharedTransaction},
-};
+use crate::types::transaction::{RecoveredTransaction, SharedTransaction};
 use alloy_primitives::{Address, KECCAK256_EMPTY};
 use crossbeam_channel::{Receiver, Sender};
 use revm::{
-    bytecode::opcode::BALANCE,
+    context::BlockEnv,
     context_interface::{
         ContextSetters as _,
         result::{EVMError, HaltReason},
     },
-    handler::{
-        FrameResult, Handler, MainnetContext, MainnetEvm, instructions::InstructionProvider as _,
-    },
-    interpreter::{
-        Instruction, InstructionContext, InstructionExecResult, instructions::host,
-        interpreter::EthInterpreter,
-    },
+    handler::{FrameResult, Handler, MainnetContext, MainnetEvm},
     state::{Account, EvmState},
 };
 use std::sync::{
@@ -46,7 +38,7 @@ pub(super) const NOBODY: u32 = u32::MAX;
 pub(super) struct Work {
     /// Which cut it is.
     pub(super) cut: u64,
-    pub(super) environment: BlockEnvironment,
+    pub(super) block: BlockEnv,
     pub(super) window: Window,
     pub(super) transactions: Vec<SharedTransaction>,
     /// For each, the lane that it is planned for; 0: executed in place.
@@ -86,7 +78,7 @@ impl Lane {
     pub fn run(self) {
         let view = View::new(self.paced.clone());
         let mut evm = Evm::new(self.rules, view);
-        watch_balances(&mut evm);
+        watch(&mut evm);
         while let Some(work) = self.paced.receive(&self.work) {
             for lane in &self.next {
                 // A lane that still has work in its queue does not need waking.
@@ -101,7 +93,7 @@ impl Lane {
 
     /// Executes what is planned for this lane. Fails where nobody listens any more.
     fn cut(&self, evm: &mut Evm<View>, work: &Work) -> Result<(), ()> {
-        evm.set_block(&work.environment, 0);
+        evm.inner.ctx.block.clone_from(&work.block);
         evm.store().open(work.window.clone());
         for (place, lane) in work.lanes.iter().enumerate() {
             if *lane != self.number {
@@ -128,7 +120,7 @@ impl Lane {
             }
             let into = self.spare.try_recv().unwrap_or_default();
             evm.store().begin(into, follows, committed);
-            let executed = evm.speculate(&work.transactions[place], &work.environment);
+            let executed = evm.speculate(&work.transactions[place]);
             if executed.is_some() {
                 evm.store().keep_own(here);
             }
@@ -161,36 +153,16 @@ impl Handler for Tipless {
     }
 }
 
-/// Has the view told whose balance the code asks for.
-fn watch_balances(evm: &mut Evm<View>) {
-    let table = &mut evm.inner.instruction;
-    let gas = table.gas_table()[usize::from(BALANCE)];
-    table.insert_instruction(BALANCE, Instruction::new(balance), gas);
-}
-
-fn balance(
-    context: InstructionContext<'_, MainnetContext<View>, EthInterpreter>,
-) -> InstructionExecResult {
-    if let Ok(word) = context.interpreter.stack.peek(0) {
-        let address = Address::from_word(word.into());
-        context.host.journaled_state.database.looked_at(address);
-    }
-    host::balance(context)
-}
-
 impl Evm<View> {
     /// Executes a transaction and notes in the view's reads what it would write; `None` where it
     /// has to be executed in its place.
-    fn speculate(
-        &mut self,
-        transaction: &RecoveredTransaction,
-        environment: &BlockEnvironment,
-    ) -> Option<Executed> {
+    fn speculate(&mut self, transaction: &RecoveredTransaction) -> Option<Executed> {
+        let parties = (transaction.sender, self.inner.ctx.block.beneficiary);
         self.inner.set_tx(tx_env(transaction));
         let result = Tipless.run(&mut self.inner);
         let journal = &mut self.inner.ctx.journaled_state;
         let view = &mut journal.database;
-        let is_kept = result.is_ok() && note_writes(view, &mut journal.inner.state, environment);
+        let is_kept = result.is_ok() && note_writes(view, &mut journal.inner.state, parties);
         self.discard();
         let result = result.ok().filter(|_| is_kept)?;
         let (success, gas_used) = (result.is_success(), result.tx_gas_used());
@@ -201,8 +173,12 @@ impl Evm<View> {
 
 /// Notes what would be written; false where the fee recipient is among it, whose balance nobody
 /// knows here.
-fn note_writes(view: &mut View, state: &mut EvmState, environment: &BlockEnvironment) -> bool {
-    if state.get(&environment.fee_recipient).is_some_and(Account::is_touched) {
+fn note_writes(
+    view: &mut View,
+    state: &mut EvmState,
+    (sender, fee_recipient): (Address, Address),
+) -> bool {
+    if state.get(&fee_recipient).is_some_and(Account::is_touched) {
         return false;
     }
     let reads = &mut view.reads;
@@ -229,23 +205,24 @@ fn note_writes(view: &mut View, state: &mut EvmState, environment: &BlockEnviron
         let code = if has == had { None } else { account.info.code };
         reads.account_writes.push(AccountWrite { read, after, created, code, slots_end });
     }
-    free_balances(view);
+    free_balances(view, sender);
     true
 }
 
-/// Marks the accounts whose balance plays no part: without code before and after, and looked at
-/// by nobody.
-fn free_balances(view: &mut View) {
+/// Marks the accounts whose balance plays no part: nobody looked at it, and it did not fall (or
+/// only by what the sender pays, which `check` knows).
+fn free_balances(view: &mut View, sender: Address) {
     let mut reads = std::mem::take(&mut view.reads);
     for read in &mut reads.accounts {
-        let is_plain = read.hot.account.is_some_and(|it| it.code_hash == KECCAK256_EMPTY);
-        read.any_balance = is_plain && !view.was_looked_at(&read.address);
+        read.any_balance = read.hot.account.is_some() && !view.was_looked_at(&read.address);
     }
     for write in &reads.account_writes {
-        let stays = write.after.is_some_and(|after| {
-            after.code_hash == KECCAK256_EMPTY && after.balance < WEI_MAX
+        let read = &mut reads.accounts[write.read];
+        let stays = write.after.zip(read.hot.account).is_some_and(|(after, before)| {
+            let falls = after.balance < before.balance && read.address != sender;
+            after.code_hash == before.code_hash && after.balance < WEI_MAX && !falls
         });
-        reads.accounts[write.read].any_balance &= stays && !write.created;
+        read.any_balance &= stays && !write.created;
     }
     view.reads = reads;
 }

@@ -10,8 +10,8 @@
 //!    is not so, or nobody has been, it executes in place, with everything before it committed.
 //!
 //! So the result never depends on the plan, the lanes or their speed; only the time does. Values
-//! that only grow or shrink (the fee recipient's tips, wei that an account without code gets or
-//! pays without anybody looking at its balance) are taken over as differences.
+//! that are only added to (the fee recipient's tips, wei that an account gets without anybody
+//! looking at its balance, `watch`) are taken over as differences.
 
 pub mod engine;
 pub mod lane;
@@ -20,6 +20,7 @@ mod plan;
 mod planted;
 mod speculation;
 mod view;
+mod watch;
 
 #[cfg(test)]
 mod baton;

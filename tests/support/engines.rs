@@ -1,0 +1,110 @@
+//! The serial and the parallel engine side by side on one block.
+#![allow(dead_code, reason = "each program uses its part")]
+#![allow(unreachable_pub, reason = "a module of programs")]
+
+use alloy_primitives::B256;
+use basalt::{
+    execution::{
+        block::OpenBlock,
+        evm::{Evm, Rules},
+        hashes::BlockHashes,
+        parallel::engine::{Counts, Parallel},
+        serial::{Engine, Outcome, Serial},
+        store::{CacheLimits, Store},
+    },
+    types::{
+        mini_block::BlockEnvironment, overlay::Overlay, receipt::Receipt,
+        transaction::SharedTransaction, view::StateView,
+    },
+};
+use std::{fmt::Debug, sync::Arc, thread};
+
+/// Where and under which rules a block is executed.
+#[derive(Clone)]
+pub struct Setting {
+    pub state: Arc<dyn StateView>,
+    pub rules: Rules,
+    pub environment: BlockEnvironment,
+    pub excess_blob_gas: u64,
+    pub limits: CacheLimits,
+}
+
+/// What both engines agreed on.
+pub struct Agreed {
+    pub receipts: Vec<Receipt>,
+    pub gas_used: u64,
+    pub counts: Counts,
+}
+
+impl Setting {
+    fn evm(&self) -> Evm {
+        let base = Arc::clone(&self.state);
+        let hashes = BlockHashes::settled();
+        let mut evm =
+            Evm::new(self.rules, Store::new(base, Overlay::default(), hashes, self.limits));
+        evm.set_block(&self.environment, self.excess_blob_gas);
+        evm
+    }
+
+    /// Executes `cuts` by both engines; the first difference is the error. `open` prepares a
+    /// block, such as by its system calls.
+    pub fn compare(
+        &self,
+        cuts: &[&[SharedTransaction]],
+        lanes: usize,
+        open: fn(&mut Evm),
+    ) -> Result<Agreed, String> {
+        let (mut one, mut two) = (self.evm(), self.evm());
+        open(&mut one);
+        open(&mut two);
+        let mut serial = Serial { evm: one };
+        let (mut parallel, crew) = Parallel::new(two, lanes);
+        let mut block = OpenBlock::new(self.environment);
+        let mut same = OpenBlock::new(self.environment);
+        let mut receipts = Vec::new();
+        let result = thread::scope(|scope| {
+            crew.into_iter().for_each(|lane| drop(scope.spawn(move || lane.run())));
+            let result = cuts.iter().try_for_each(|cut| {
+                let run = |engine: &mut dyn Engine, block: &mut OpenBlock| {
+                    let outcome = engine.execute(block, cut.to_vec(), &mut || false);
+                    outcome.map_err(|error| error.to_string())
+                };
+                let expected = run(&mut serial, &mut block)?;
+                let found = run(&mut parallel, &mut same)?;
+                equal(&expected, &found)?;
+                receipts.extend(expected.receipts);
+                let sides = [(&mut serial.evm, expected.diff), (&mut parallel.evm, found.diff)];
+                for (evm, diff) in sides {
+                    evm.store().overlay_mut().push(1, Arc::new(diff));
+                }
+                Ok::<(), String>(())
+            });
+            let counts = parallel.counts.clone();
+            drop(parallel);
+            result.map(|()| counts)
+        });
+        if block != same {
+            return Err(format!("blocks differ: {block:?} and {same:?}"));
+        }
+        result.map(|counts| Agreed { receipts, gas_used: block.gas_used, counts })
+    }
+}
+
+fn equal(expected: &Outcome, found: &Outcome) -> Result<(), String> {
+    let hashes = |list: &[SharedTransaction]| list.iter().map(|it| it.hash).collect::<Vec<B256>>();
+    let dropped = |outcome: &Outcome| {
+        outcome.dropped.iter().map(|(it, why)| (it.hash, why.clone())).collect::<Vec<_>>()
+    };
+    same("transactions", &hashes(&expected.transactions), &hashes(&found.transactions))?;
+    same("left over", &hashes(&expected.left_over), &hashes(&found.left_over))?;
+    same("dropped", &dropped(expected), &dropped(found))?;
+    for (at, (one, two)) in expected.receipts.iter().zip(&found.receipts).enumerate() {
+        same(&format!("receipt {at}"), one, two)?;
+    }
+    same("gas", &expected.gas_used, &found.gas_used)?;
+    same("diffs", &expected.diff, &found.diff)
+}
+
+fn same<T: PartialEq + Debug>(what: &str, one: &T, two: &T) -> Result<(), String> {
+    if one == two { Ok(()) } else { Err(format!("{what} differ: {one:?} and {two:?}")) }
+}
