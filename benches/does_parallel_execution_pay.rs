@@ -86,15 +86,21 @@ fn main() {
 type Make = fn(&'static str, u64) -> Workload;
 const WORKLOADS: [(&str, Make); 11] = [
     ("transfers, distinct", |name, gas| transfers(name, gas, |at, count| (at, count + at))),
-    ("transfers, random", |name, gas| transfers(name, gas, |at, count| (mixed(at, count), mixed(at + 7, count)))),
+    ("transfers, random", |name, gas| {
+        transfers(name, gas, |at, count| (mixed(at, count), mixed(at + 7, count)))
+    }),
     ("transfers, to self", |name, gas| transfers(name, gas, |at, _| (at, at))),
     ("transfers, all to one", |name, gas| transfers(name, gas, |at, count| (at, count))),
-    ("transfers, among 16", |name, gas| transfers(name, gas, |at, _| (mixed(at, 16), mixed(at + 3, 16)))),
+    ("transfers, among 16", |name, gas| {
+        transfers(name, gas, |at, _| (mixed(at, 16), mixed(at + 3, 16)))
+    }),
     ("ERC-20, independent", |name, gas| tokens(name, gas, |at, count| (at, count + at))),
-    ("ERC-20, families of 16", |name, gas| tokens(name, gas, |at, count| {
-        let family = mixed(at, count / 16) * 16;
-        (family + mixed(at + 1, 16), family + mixed(at + 2, 16))
-    })),
+    ("ERC-20, families of 16", |name, gas| {
+        tokens(name, gas, |at, count| {
+            let family = mixed(at, count / 16) * 16;
+            (family + mixed(at + 1, 16), family + mixed(at + 2, 16))
+        })
+    }),
     ("ERC-20, all to one", |name, gas| tokens(name, gas, |at, count| (at, count))),
     ("Uniswap v3, independent", |name, gas| swaps(name, gas, usize::MAX)),
     ("Uniswap v3, 8 shared pools", |name, gas| swaps(name, gas, 8)),
@@ -223,7 +229,7 @@ fn measure(workload: &Workload, options: &Options) {
             peer / wall,
         );
     }
-    for (lanes, Counts { direct, ahead, in_place, aborted, abandoned, .. }) in counts {
+    for (lanes, Counts { direct, ahead, in_place, aborted, abandoned }) in counts {
         println!(
             "  {} lanes: direct {direct}, ahead {ahead}, in place {in_place} (of them aborted {aborted}, abandoned {abandoned})",
             lanes + 1,

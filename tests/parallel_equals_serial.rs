@@ -82,7 +82,10 @@ fn town() -> Town {
         put(0xf0, "6560015f5533ff5f526004356006601a34f5335500"),
         put(0xf1, "6760015f5560015ff35f526004356008601834f5335500"),
     ];
-    let collector = put(0xf2, "5f5f5f5f3473fefefefefefefefefefefefefefefefefefefefe5af173fefefefefefefefefefefefefefefefefefefefe31335500");
+    let collector = put(
+        0xf2,
+        "5f5f5f5f3473fefefefefefefefefefefefefefefefefefefefe5af173fefefefefefefefefefefefefefefefefefefefe31335500",
+    );
     Town { state: Arc::new(world.state), tokens, v2, v3, factories, collector }
 }
 
@@ -136,7 +139,8 @@ fn one(
             call(sender, nonce, town.factories[kind - 8], input, 120_000)
         }
         10 => {
-            let tx = terms(nonce, TxKind::Call(town.collector), U256::from(5), Bytes::new(), 90_000);
+            let tx =
+                terms(nonce, TxKind::Call(town.collector), U256::from(5), Bytes::new(), 90_000);
             world::transaction(sender, tx)
         }
         11 => world::transaction(
@@ -184,7 +188,8 @@ fn add(all: &mut Counts, one: &Counts) {
 
 #[test]
 fn generated_blocks() {
-    let seeds = std::env::var("BASALT_PARALLEL_SEEDS").map_or(SEEDS, |n| n.parse().expect("a number"));
+    let seeds =
+        std::env::var("BASALT_PARALLEL_SEEDS").map_or(SEEDS, |n| n.parse().expect("a number"));
     let town = town();
     let mut all = Counts::default();
     for seed in 0..seeds {
@@ -242,7 +247,10 @@ fn state_vectors_as_blocks() {
             all
         };
         let workers: Vec<_> = (0..2).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().map(|worker| worker.join().expect("no block differs")).collect::<Vec<_>>()
+        workers
+            .into_iter()
+            .map(|worker| worker.join().expect("no block differs"))
+            .collect::<Vec<_>>()
     });
     let blocks: usize = parts.iter().map(|part| part.0).sum();
     parts.iter().for_each(|part| add(&mut all, &part.1));

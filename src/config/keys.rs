@@ -135,6 +135,7 @@ pub const KEYS: &[Key] = &[
     integer("trie.cache_bytes", MIB, 1_048_576 * MIB),
     key("topology.rpc_seats", Kind::AutoOr { min: 1, max: SEATS_MAX }),
     key("topology.ingress_seats", Kind::AutoOr { min: 1, max: SEATS_MAX }),
+    key("topology.lane_seats", Kind::AutoOr { min: 1, max: SEATS_MAX }),
     key("log.format", Kind::Choice(&["text", "json"])),
     key("log.level", Kind::Choice(&["error", "warn", "info", "debug", "trace"])),
 ];

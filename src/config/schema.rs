@@ -156,6 +156,8 @@ pub struct Topology {
     pub rpc_seats: Option<usize>,
     /// Threads that recover senders.
     pub ingress_seats: Option<usize>,
+    /// Threads that execute ahead.
+    pub lane_seats: Option<usize>,
 }
 
 /// `[log]`
@@ -220,6 +222,7 @@ impl Config {
             topology: Topology {
                 rpc_seats: values.count_or_auto("topology.rpc_seats"),
                 ingress_seats: values.count_or_auto("topology.ingress_seats"),
+                lane_seats: values.count_or_auto("topology.lane_seats"),
             },
             log: Log {
                 json: values.text("log.format") == "json",

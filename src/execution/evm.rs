@@ -189,7 +189,6 @@ impl<S: Database<Error = ReadError>> Evm<S> {
 }
 
 impl Evm {
-
     /// Executes one transaction and commits what it did to the store.
     ///
     /// # Errors

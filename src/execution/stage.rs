@@ -2,6 +2,7 @@
 
 use crate::execution::{
     evm::EngineError,
+    parallel::lane::Lane,
     worker::{Done, ExecutionConfig, ExecutionStart, Worker},
 };
 use crate::runtime::{
@@ -14,8 +15,8 @@ use crate::types::{
     ids::BlockNumber,
     view::StateView,
 };
-use alloy_primitives::B256;
-use prometheus_client::metrics::counter::Counter;
+use alloy_primitives::{Address, B256};
+use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Its rings and slots.
@@ -36,6 +37,14 @@ pub struct Rings {
 #[derive(Default)]
 pub struct FreshBase(Mutex<Option<(BlockNumber, Arc<dyn StateView>)>>);
 
+/// Lanes, and how their threads are started; each runs until the stage ends.
+pub struct Lanes<'a> {
+    /// How many.
+    pub count: usize,
+    /// Starts one on its seat.
+    pub start: &'a mut dyn FnMut(usize, Lane),
+}
+
 /// What the stage counts.
 #[derive(Debug, Clone)]
 pub struct ExecutionMetrics {
@@ -43,6 +52,11 @@ pub struct ExecutionMetrics {
     gas: Counter,
     transactions: Counter,
     direct: Counter,
+    ahead: Counter,
+    in_place: Counter,
+    aborted: Counter,
+    abandoned: Counter,
+    conflicts: Family<[(&'static str, String); 1], Gauge>,
     left_over: Counter,
     dropped: Counter,
 }
@@ -61,30 +75,61 @@ impl FreshBase {
 impl ExecutionMetrics {
     /// Registers its own beside `stage`'s, which the wiring made.
     pub fn new(metrics: &Metrics, stage: StageMetrics) -> Self {
-        let own = Self {
-            stage,
-            gas: Counter::default(),
-            transactions: Counter::default(),
-            direct: Counter::default(),
-            left_over: Counter::default(),
-            dropped: Counter::default(),
+        let counter = |name: &str, help: &str| {
+            let counter = Counter::default();
+            metrics.register(name, help, &counter);
+            counter
         };
-        metrics.register("execution_gas", "Gas used by transactions.", &own.gas);
-        metrics.register("execution_transactions", "Transactions executed.", &own.transactions);
-        let help = "Plain transfers among them, done without the EVM.";
-        metrics.register("execution_direct", help, &own.direct);
-        let help = "Transactions given back for another cut.";
-        metrics.register("execution_left_over", help, &own.left_over);
-        metrics.register("execution_dropped", "Transactions found invalid.", &own.dropped);
-        own
+        let conflicts = Family::default();
+        let help = "Accounts that most speculations failed on, ten of them, and how often.";
+        metrics.register("execution_conflicts", help, &conflicts);
+        Self {
+            stage,
+            gas: counter("execution_gas", "Gas used by transactions."),
+            transactions: counter("execution_transactions", "Transactions executed."),
+            direct: counter(
+                "execution_direct",
+                "Plain transfers among them, done without the EVM.",
+            ),
+            ahead: counter("execution_ahead", "Those that a lane executed ahead of its turn."),
+            in_place: counter(
+                "execution_in_place",
+                "Those that the committing thread executed in the EVM.",
+            ),
+            aborted: counter(
+                "execution_aborted",
+                "Executed by a lane and again in place: what was read had changed.",
+            ),
+            abandoned: counter(
+                "execution_abandoned",
+                "Given up by a lane: only the committing thread could execute them.",
+            ),
+            conflicts,
+            left_over: counter("execution_left_over", "Transactions given back for another cut."),
+            dropped: counter("execution_dropped", "Transactions found invalid."),
+        }
     }
 
     fn count(&self, done: &Done) {
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         self.gas.inc_by(done.gas_used);
         self.transactions.inc_by(count(done.transactions));
+        self.direct.inc_by(done.counts.direct);
+        self.ahead.inc_by(done.counts.ahead);
+        self.in_place.inc_by(done.counts.in_place);
+        self.aborted.inc_by(done.counts.aborted);
+        self.abandoned.inc_by(done.counts.abandoned);
         self.left_over.inc_by(count(done.credit.left_over.len()));
         self.dropped.inc_by(count(done.credit.dropped.len()));
+    }
+
+    /// Shows the accounts with most conflicts; those that no longer belong to them go.
+    fn show_conflicts(&self, top: &[(Address, u64)]) {
+        self.conflicts.clear();
+        for (address, times) in top {
+            let times = i64::try_from(*times).unwrap_or(i64::MAX);
+            self.conflicts.get_or_create(&[("address", address.to_string())]).set(times);
+        }
     }
 }
 
@@ -98,12 +143,14 @@ pub fn run(
     rings: Rings,
     clock: &Clock,
     metrics: &ExecutionMetrics,
-    config: &ExecutionConfig,
+    (config, lanes): (&ExecutionConfig, Lanes<'_>),
     start: ExecutionStart,
 ) -> Result<(), EngineError> {
     let Rings { cuts, credits, steps, hashes, fresh_base } = rings;
     let late_hashes = hashes.clone();
-    let mut worker = Worker::new(config, start, Box::new(move || late_hashes.pop_wait()))?;
+    let next_hash = Box::new(move || late_hashes.pop_wait());
+    let (mut worker, crew) = Worker::with_lanes(config, start, next_hash, lanes.count)?;
+    crew.into_iter().enumerate().for_each(|(at, lane)| (lanes.start)(at, lane));
     while let Some(cut) = cuts.pop_wait() {
         let began_us = clock.now_us();
         if let Some((number, base)) = fresh_base.take() {
@@ -118,6 +165,9 @@ pub fn run(
             gone |= steps.push_wait(step).is_err()
         })?;
         metrics.count(&done);
+        if done.closed {
+            metrics.show_conflicts(&worker.top_conflicts());
+        }
         metrics.stage.item(clock.now_us().saturating_sub(began_us), cuts.len());
         if gone || credits.push_wait(done.credit).is_err() {
             tracing::warn!("execution ends: a stage behind it is gone");
@@ -139,7 +189,6 @@ mod tests {
     use crate::runtime::ring::ring;
     use crate::types::{flow::Event, overlay::Overlay};
     use alloy_primitives::{Address, Bytes, U256};
-    use prometheus_client::metrics::gauge::Gauge;
 
     fn start(base: MemoryView) -> ExecutionStart {
         let parent = ParentBlock {
@@ -158,6 +207,16 @@ mod tests {
             open: None,
             last_mini_block: 0,
         }
+    }
+
+    fn run_alone(
+        rings: Rings,
+        own: &ExecutionMetrics,
+        config: &ExecutionConfig,
+        begun: ExecutionStart,
+    ) -> Result<(), EngineError> {
+        let lanes = Lanes { count: 0, start: &mut |_, _| () };
+        run(rings, &Clock::manual(0), own, (config, lanes), begun)
     }
 
     #[test]
@@ -195,7 +254,7 @@ mod tests {
             };
             let own = ExecutionMetrics::new(&metrics, stage);
             let begun = start(base.clone());
-            let stage = scope.spawn(move || run(rings, &Clock::manual(0), &own, &config, begun));
+            let stage = scope.spawn(move || run_alone(rings, &own, &config, begun));
             for block in 1u64..4 {
                 let transactions = vec![transfer(alice, block - 1, bob, 5)];
                 let at = block;

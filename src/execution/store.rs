@@ -6,9 +6,7 @@
 use crate::execution::{
     hashes::BlockHashes,
     table::{Id, Reader, Table, hash},
-    words::{
-        account_key, account_value, address_of, hot_of, incarnation_of, slot_key, slot_of,
-    },
+    words::{account_key, account_value, address_of, hot_of, incarnation_of, slot_key, slot_of},
 };
 use crate::types::{
     diff::{Account, AccountDiff, Diff},
@@ -437,7 +435,8 @@ impl Store {
             if let Some(id) = ids.get(at + RECORDS_AHEAD) {
                 cache.accounts.reader().bring(*id);
             }
-            let Hot { account, incarnation } = hot_of(&cache.accounts.reader().read(change.id).value);
+            let Hot { account, incarnation } =
+                hot_of(&cache.accounts.reader().read(change.id).value);
             let wiped = change.wiped && change.before.is_some();
             let mut storage = Map::default();
             while let Some(slot) = slots.next_if(|slot| slot.of as usize == at) {

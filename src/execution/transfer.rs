@@ -107,7 +107,10 @@ fn known_or_found(known: Option<Id>, store: &mut Store, address: Address) -> Res
 }
 
 /// The recipient of what may be a plain transfer by its own looks.
-pub(super) fn plain_recipient(transaction: &RecoveredTransaction, chain_id: u64) -> Option<Address> {
+pub(super) fn plain_recipient(
+    transaction: &RecoveredTransaction,
+    chain_id: u64,
+) -> Option<Address> {
     let envelope = &transaction.envelope;
     let is_known = matches!(envelope.tx_type(), TxType::Legacy | TxType::Eip2930 | TxType::Eip1559);
     let fees_agree = envelope

@@ -23,8 +23,11 @@ use crate::types::{
     receipt::Receipt,
     view::StateView,
 };
-use alloy_primitives::{B256, Signature, U256};
+use alloy_primitives::{Address, B256, Signature, U256};
 use std::sync::Arc;
+
+/// Accounts with conflicts that are shown.
+const TOP_CONFLICTS: usize = 10;
 
 /// What the operator sets.
 #[derive(Debug, Clone, Copy)]
@@ -60,8 +63,12 @@ pub struct Done {
     pub credit: Credit,
     /// Transactions executed.
     pub transactions: usize,
+    /// How they were executed.
+    pub counts: Counts,
     /// Gas that they used.
     pub gas_used: u64,
+    /// The block was closed.
+    pub closed: bool,
 }
 
 /// Executes cuts one after another.
@@ -113,9 +120,9 @@ impl Worker {
         self.engine.evm.store()
     }
 
-    /// How its transactions were executed, since it was made.
-    pub fn counts(&self) -> &Counts {
-        &self.engine.counts
+    /// The ten accounts that most speculations failed on lately, the worst first.
+    pub fn top_conflicts(&mut self) -> Vec<(Address, u64)> {
+        self.engine.conflicts.top(TOP_CONFLICTS)
     }
 
     /// Executes a cut. Steps go to `emit` as soon as they stand, so that a mini-block need not
@@ -137,7 +144,9 @@ impl Worker {
         let mut done = Done {
             credit: Credit { block_full: block.is_full(), ..Credit::default() },
             transactions: outcome.transactions.len(),
+            counts: std::mem::take(&mut self.engine.counts),
             gas_used: outcome.gas_used,
+            closed: cut.closes_block,
         };
         let Outcome { transactions, receipts, gas_used, diff, left_over, dropped } = outcome;
         (done.credit.left_over, done.credit.dropped) = (left_over, dropped);

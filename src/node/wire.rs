@@ -11,6 +11,7 @@ use crate::execution::{
     block::OpenBlock,
     evm::Rules,
     fees::{FeeRules, ParentBlock, next_base_fee},
+    parallel::lane::Lane,
     simulate::CallSimulator,
     stage::{ExecutionMetrics, FreshBase},
     store::CacheLimits,
@@ -37,6 +38,7 @@ use crate::rpc::{server::RunningServer, subscribe::Events};
 use crate::runtime::{
     clock::Clock,
     metrics::{Metrics, StageMetrics},
+    pin,
     ring::{Consumer, Producer, ring},
 };
 use crate::state;
@@ -552,10 +554,20 @@ fn run_execution(
         open,
         last_mini_block: recovered.link.number,
     };
+    // A lane on the core of the committing thread would only be in its way.
+    let own = threads.plan.seat(Stage::Execution).core;
+    let seats: Vec<Seat> = threads.plan.seats(Stage::Lane).filter(|it| it.core != own).collect();
     threads.run(Stage::Execution, "execution", move |at| {
         ports.cuts = ports.cuts.seated(&at.seat);
         let metrics = ExecutionMetrics::new(&at.metrics, at.metrics.stage(Stage::Execution));
-        execution::stage::run(ports, &at.clock, &metrics, &config, start)
+        let mut start_lane = |number: usize, lane: Lane| {
+            // Without its thread the lane claims nothing, and the work is done in place.
+            if let Err(error) = pin::spawn(seats[number], move || lane.run()) {
+                tracing::error!(number, %error, "a lane does not start: execution is slower");
+            }
+        };
+        let lanes = execution::stage::Lanes { count: seats.len(), start: &mut start_lane };
+        execution::stage::run(ports, &at.clock, &metrics, (&config, lanes), start)
     })
 }
 

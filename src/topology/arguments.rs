@@ -193,7 +193,7 @@ mod tests {
         ) {
             let description = format!("node:{nodes}(memory=64GB) core:{cores} pu:{threads}");
             let machine = Machine::synthetic(&description).unwrap();
-            let plan = plan(&machine, &Wants { rpc, ingress });
+            let plan = plan(&machine, &Wants { rpc, ingress, lanes: None });
             let arguments = arguments(&machine, &plan, NEEDED);
             let isolated: BTreeSet<_> = arguments.isolated.iter().copied().collect();
             let rest: BTreeSet<_> = arguments.housekeeping.iter().copied().collect();

@@ -20,11 +20,17 @@ pub struct Wants {
     pub rpc: Option<usize>,
     /// Threads that recover senders.
     pub ingress: Option<usize>,
+    /// Threads that execute ahead of the one that commits.
+    pub lanes: Option<usize>,
 }
 
 impl From<&Settings> for Wants {
     fn from(settings: &Settings) -> Self {
-        Self { rpc: settings.rpc_seats, ingress: settings.ingress_seats }
+        Self {
+            rpc: settings.rpc_seats,
+            ingress: settings.ingress_seats,
+            lanes: settings.lane_seats,
+        }
     }
 }
 
@@ -159,16 +165,22 @@ fn seat_many_cores(
     let (background, free) = shared.split_at(1);
     taken.push((Stage::Checkpoint, background[0]));
     if far.is_empty() {
-        // Recovery of senders costs more than the socket and JSON: 5 cores to 3.
-        let rpc = (free.len() * 3 / 8).clamp(1, SEATS_AUTO_MAX);
-        let (rpc_cores, ingress_cores) = free.split_at(rpc);
-        spread(Stage::Rpc, wants.rpc.unwrap_or(rpc), rpc_cores, taken);
+        // Recovery of senders costs more than the socket and JSON, and than execution ahead: 4 cores
+        // to 2 and 2.
+        let quarter = (free.len() / 4).clamp(1, SEATS_AUTO_MAX);
+        let (rpc_cores, rest) = free.split_at(quarter);
+        let (lane_cores, ingress_cores) = rest.split_at(quarter);
+        spread(Stage::Rpc, wants.rpc.unwrap_or(quarter), rpc_cores, taken);
+        spread(Stage::Lane, wants.lanes.unwrap_or(quarter), lane_cores, taken);
         let ingress = ingress_cores.len().min(SEATS_AUTO_MAX);
         spread(Stage::Ingress, wants.ingress.unwrap_or(ingress), ingress_cores, taken);
         taken.push((Stage::Archive, background[0]));
     } else {
-        let ingress = free.len().min(SEATS_AUTO_MAX);
-        spread(Stage::Ingress, wants.ingress.unwrap_or(ingress), free, taken);
+        let lanes = (free.len() / 4).clamp(1, SEATS_AUTO_MAX);
+        let (lane_cores, ingress_cores) = free.split_at(lanes);
+        spread(Stage::Lane, wants.lanes.unwrap_or(lanes), lane_cores, taken);
+        let ingress = ingress_cores.len().min(SEATS_AUTO_MAX);
+        spread(Stage::Ingress, wants.ingress.unwrap_or(ingress), ingress_cores, taken);
         seat_far(far, wants, taken);
     }
 }
@@ -187,6 +199,7 @@ fn seat_few_cores(shared: &[Place], far: &[Place], wants: &Wants, taken: &mut Ve
             }
         }
     }
+    seat_few_lanes(shared, wants, taken);
     if far.is_empty() {
         let rpc = shared.len().min(SHARED_RPC_SEATS_MAX);
         spread(Stage::Rpc, wants.rpc.unwrap_or(rpc), shared, taken);
@@ -194,6 +207,14 @@ fn seat_few_cores(shared: &[Place], far: &[Place], wants: &Wants, taken: &mut Ve
     } else {
         seat_far(far, wants, taken);
     }
+}
+
+/// A lane on each shared core but that of execution; on that where there is no other.
+fn seat_few_lanes(shared: &[Place], wants: &Wants, taken: &mut Vec<(Stage, Place)>) {
+    let own = taken.iter().find(|(stage, _)| *stage == Stage::Execution).map(|(_, place)| *place);
+    let others: Vec<Place> = shared.iter().copied().filter(|place| Some(*place) != own).collect();
+    let places = if others.is_empty() { shared } else { &others };
+    spread(Stage::Lane, wants.lanes.unwrap_or(places.len()), places, taken);
 }
 
 /// The archive on the first core of the other nodes, RPC on the rest.
@@ -258,7 +279,7 @@ mod tests {
             let indices: Vec<_> = plan.seats(stage).map(|seat| seat.index).collect();
             assert!(!indices.is_empty(), "{stage:?} has no seat");
             assert_eq!(indices, (0..indices.len()).collect::<Vec<_>>());
-            let many = matches!(stage, Stage::Rpc | Stage::Ingress);
+            let many = matches!(stage, Stage::Rpc | Stage::Ingress | Stage::Lane);
             assert!(many || indices.len() == 1, "{stage:?} has {} seats", indices.len());
         }
         for seat in &plan.seats {
@@ -279,6 +300,9 @@ mod tests {
         if let Some(ingress) = wants.ingress {
             assert_eq!(plan.seats(Stage::Ingress).count(), ingress);
         }
+        if let Some(lanes) = wants.lanes {
+            assert_eq!(plan.seats(Stage::Lane).count(), lanes);
+        }
     }
 
     proptest! {
@@ -289,8 +313,9 @@ mod tests {
             quota in prop::option::of(1_usize..40),
             rpc in prop::option::of(1_usize..65),
             ingress in prop::option::of(1_usize..65),
+            lanes in prop::option::of(1_usize..65),
         ) {
-            check(&machine(&nodes, threads, quota), &Wants { rpc, ingress });
+            check(&machine(&nodes, threads, quota), &Wants { rpc, ingress, lanes });
         }
     }
 
@@ -310,6 +335,8 @@ mod tests {
         assert!(plan.seats.iter().all(|seat| !seat.dedicated));
         let ingress: Vec<_> = plan.seats(Stage::Ingress).map(|seat| seat.core).collect();
         assert_eq!(ingress, [0, 1]);
+        let lanes: Vec<_> = plan.seats(Stage::Lane).map(|seat| seat.core).collect();
+        assert_eq!(lanes, [1 - plan.seat(Stage::Execution).core]);
         assert_eq!(plan.seat(Stage::Execution).core, plan.seat(Stage::Ordering).core);
         assert_ne!(plan.seat(Stage::Execution).core, plan.seat(Stage::Trie).core);
     }
@@ -329,8 +356,9 @@ mod tests {
             assert!(plan.seat(stage).dedicated, "{stage:?}");
         }
         assert!(plan.seats(Stage::Ingress).all(|seat| seat.dedicated));
-        assert_eq!(plan.seats(Stage::Ingress).count(), 5);
-        assert_eq!(plan.seats(Stage::Rpc).count(), 3);
+        assert!(plan.seats(Stage::Lane).all(|seat| seat.dedicated));
+        let count = |stage| plan.seats(stage).count();
+        assert_eq!([Stage::Rpc, Stage::Ingress, Stage::Lane].map(count), [2, 4, 2]);
     }
 
     #[test]

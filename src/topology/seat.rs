@@ -12,8 +12,10 @@ pub enum Stage {
     Ingress,
     /// Cuts mini-blocks.
     Ordering,
-    /// Executes.
+    /// Executes and commits in order.
     Execution,
+    /// Executes ahead of it; several seats share the work.
+    Lane,
     /// Fixes roots, hash and signature of a mini-block.
     MiniBlock,
     /// Makes records durable.
@@ -32,11 +34,12 @@ pub enum Stage {
 
 impl Stage {
     /// All stages, in the order of a transaction's path.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Rpc,
         Self::Ingress,
         Self::Ordering,
         Self::Execution,
+        Self::Lane,
         Self::MiniBlock,
         Self::Wal,
         Self::State,
@@ -49,9 +52,12 @@ impl Stage {
     /// How it runs beside others on one core.
     pub const fn pace(self) -> Pace {
         match self {
-            Self::Ordering | Self::Execution | Self::MiniBlock | Self::Wal | Self::State => {
-                Pace::Prompt
-            }
+            Self::Ordering
+            | Self::Execution
+            | Self::Lane
+            | Self::MiniBlock
+            | Self::Wal
+            | Self::State => Pace::Prompt,
             Self::Rpc | Self::Ingress => Pace::Steady,
             Self::Trie | Self::Block | Self::Checkpoint | Self::Archive => Pace::Behind,
         }
@@ -64,6 +70,7 @@ impl Stage {
             Self::Ingress => "ingress",
             Self::Ordering => "ordering",
             Self::Execution => "execution",
+            Self::Lane => "lane",
             Self::MiniBlock => "mini_block",
             Self::Wal => "wal",
             Self::State => "state",

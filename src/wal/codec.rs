@@ -332,7 +332,8 @@ fn put_account(out: &mut AlignedBuffer, change: &AccountDiff) {
 
 fn diff(reader: &mut Reader<'_>) -> Result<Diff, DecodeError> {
     let count = reader.count("accounts", ACCOUNT_BYTES_MIN)?;
-    let mut accounts = Ordered::with_capacity_and_hasher(count.min(RESERVED_MAX), Default::default());
+    let mut accounts =
+        Ordered::with_capacity_and_hasher(count.min(RESERVED_MAX), Default::default());
     let mut before: Option<Address> = None;
     for _ in 0..count {
         let address = reader.address("an address")?;

@@ -271,8 +271,9 @@ impl World {
 
     /// Writes an allowance into it: the mapping of mappings is slot 1.
     pub fn allow(&mut self, token: Address, owner: Address, spender: Address) {
-        let of_owner =
-            keccak256([word(owner).to_be_bytes::<32>(), U256::from(1).to_be_bytes::<32>()].concat());
+        let of_owner = keccak256(
+            [word(owner).to_be_bytes::<32>(), U256::from(1).to_be_bytes::<32>()].concat(),
+        );
         let slot = keccak256([word(spender).to_be_bytes::<32>(), of_owner.0].concat());
         self.state.slots.insert((token, slot.into()), U256::MAX);
     }
@@ -281,13 +282,17 @@ impl World {
         if let Some(v3) = self.v3 {
             return v3;
         }
-        let factory = self
-            .deploy("@uniswap/v3-core/artifacts/contracts/UniswapV3Factory.sol/UniswapV3Factory.json", &[]);
+        let factory = self.deploy(
+            "@uniswap/v3-core/artifacts/contracts/UniswapV3Factory.sol/UniswapV3Factory.json",
+            &[],
+        );
         let periphery = "@uniswap/v3-periphery/artifacts/contracts";
         // No pool here holds wrapped wei.
         let wrapped = U256::from(1);
-        let router =
-            self.deploy(&format!("{periphery}/SwapRouter.sol/SwapRouter.json"), &[word(factory), wrapped]);
+        let router = self.deploy(
+            &format!("{periphery}/SwapRouter.sol/SwapRouter.json"),
+            &[word(factory), wrapped],
+        );
         let positions = self.deploy(
             &format!("{periphery}/NonfungiblePositionManager.sol/NonfungiblePositionManager.json"),
             &[word(factory), wrapped, U256::from(2)],
@@ -314,8 +319,17 @@ impl World {
         let made = "createAndInitializePoolIfNecessary(address,address,uint24,uint160)";
         steps.push(self.step(TxKind::Call(positions), abi(made, &words)));
         let words = [
-            first, second, fee, signed(-TICK_MAX), signed(TICK_MAX), everything, everything,
-            U256::ZERO, U256::ZERO, word(self.builder), U256::MAX,
+            first,
+            second,
+            fee,
+            signed(-TICK_MAX),
+            signed(TICK_MAX),
+            everything,
+            everything,
+            U256::ZERO,
+            U256::ZERO,
+            word(self.builder),
+            U256::MAX,
         ];
         let mint = "mint((address,address,uint24,int24,int24,uint256,uint256,uint256,uint256,\
                     address,uint256))";
@@ -364,8 +378,14 @@ impl Pool {
         let [first, second] = self.tokens.map(word);
         let (from, to) = if sell_first { (first, second) } else { (second, first) };
         let words = [
-            from, to, U256::from(POOL_FEE), word(trader), U256::MAX, U256::from(1_000_000),
-            U256::ZERO, U256::ZERO,
+            from,
+            to,
+            U256::from(POOL_FEE),
+            word(trader),
+            U256::MAX,
+            U256::from(1_000_000),
+            U256::ZERO,
+            U256::ZERO,
         ];
         let name = "exactInputSingle((address,address,uint24,address,uint256,uint256,uint256,\
                     uint160))";

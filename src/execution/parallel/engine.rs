@@ -37,7 +37,7 @@ const AHEAD_MAX: usize = 256;
 const CONFLICTS_KNOWN_MAX: usize = 4_096;
 
 /// What the engine has done.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Plain transfers, done in the ledger.
     pub direct: u64,
@@ -49,16 +49,40 @@ pub struct Counts {
     pub aborted: u64,
     /// Given up by a lane: only the committing thread could execute them.
     pub abandoned: u64,
-    /// By the account whose balance, nonce, code or slot had changed.
-    pub conflicts: Map<Address, u64>,
+}
+
+/// How often speculations failed on an account: its balance, nonce, code or a slot had changed.
+#[derive(Debug, Default)]
+pub struct Conflicts(Map<Address, u64>);
+
+impl Conflicts {
+    fn note(&mut self, conflict: Conflict) {
+        if self.0.len() < CONFLICTS_KNOWN_MAX || self.0.contains_key(&conflict.address) {
+            *self.0.entry(conflict.address).or_default() += 1;
+        }
+    }
+
+    /// The worst, and everything counts half from now on.
+    pub fn top(&mut self, count: usize) -> Vec<(Address, u64)> {
+        let mut all: Vec<(Address, u64)> = self.0.iter().map(|(at, times)| (*at, *times)).collect();
+        all.sort_unstable_by_key(|(address, times)| (std::cmp::Reverse(*times), *address));
+        all.truncate(count);
+        self.0.retain(|_, times| {
+            *times /= 2;
+            *times > 0
+        });
+        all
+    }
 }
 
 /// Plain transfers in the ledger, the rest in several EVMs at once, all committed in order.
 pub struct Parallel {
     /// Its state stands in here.
     pub evm: Evm,
-    /// Since it was made.
+    /// Since it was made, or since somebody took them.
     pub counts: Counts,
+    /// What speculations failed on.
+    pub conflicts: Conflicts,
     lanes: Vec<Port>,
     plan: Plan,
     hints: Hints,
@@ -106,6 +130,7 @@ impl Parallel {
         let engine = Self {
             evm,
             counts: Counts::default(),
+            conflicts: Conflicts::default(),
             lanes: ports,
             plan: Plan::default(),
             hints: Hints::default(),
@@ -156,10 +181,10 @@ impl Engine for Parallel {
         is_late: &mut dyn FnMut() -> bool,
     ) -> Result<Outcome, EngineError> {
         let run = self.begin(&transactions);
-        let Self { evm, counts, lanes, plan, hints, paced, .. } = self;
+        let Self { evm, counts, conflicts, lanes, plan, hints, paced, .. } = self;
         let chain_id = evm.rules().chain_id;
         let near = [Near::default(); AHEAD];
-        let mut crew = Crew { counts, lanes, plan, hints, paced, run, near, chain_id };
+        let mut crew = Crew { counts, conflicts, lanes, plan, hints, paced, run, near, chain_id };
         let outcome = serial::execute(evm, block, transactions, is_late, &mut crew);
         if let Some(run) = crew.run {
             run.work.closed.store(true, Ordering::Release);
@@ -235,6 +260,7 @@ struct Run {
 /// Everything of the engine but its EVM.
 struct Crew<'a> {
     counts: &'a mut Counts,
+    conflicts: &'a mut Conflicts,
     lanes: &'a [Port],
     plan: &'a Plan,
     hints: &'a mut Hints,
@@ -283,7 +309,8 @@ impl Crew<'_> {
                     Taken::Abandoned => self.counts.abandoned += 1,
                     Taken::Conflict(conflict) => {
                         conflicted = true;
-                        self.note(conflict);
+                        self.counts.aborted += 1;
+                        self.conflicts.note(conflict);
                     }
                     Taken::Nothing | Taken::All(_) => {}
                 }
@@ -306,8 +333,7 @@ impl Crew<'_> {
         }
         let claim = &work.claims[place];
         let (free, mine) = (FREE, COMMITTER);
-        let lane =
-            claim.compare_exchange(free, mine, Ordering::AcqRel, Ordering::Acquire).err()?;
+        let lane = claim.compare_exchange(free, mine, Ordering::AcqRel, Ordering::Acquire).err()?;
         let port = usize::from(lane) - 1;
         loop {
             let ahead = self.paced.receive(&self.lanes[port].done)?;
@@ -316,14 +342,6 @@ impl Crew<'_> {
             }
             // Of an earlier cut, or left out since by the block's limits.
             self.lanes[port].recycle(ahead);
-        }
-    }
-
-    fn note(&mut self, conflict: Conflict) {
-        self.counts.aborted += 1;
-        let conflicts = &mut self.counts.conflicts;
-        if conflicts.len() < CONFLICTS_KNOWN_MAX || conflicts.contains_key(&conflict.address) {
-            *conflicts.entry(conflict.address).or_default() += 1;
         }
     }
 }

@@ -55,9 +55,8 @@ const EMPTIES: &str = "5f548015600b575f5f5500 5bfe";
 /// Calls the token for the caller's own account in it: a call within a call.
 const CALLS: &str = "366000600037 5f5f366000 5f 73TOKEN 5af1335500";
 
-const CONTRACTS: [&str; 11] = [
-    TOKEN, POOL, BALANCES, CODES, PAYS, BRIEF, STAYS, TRANSIENT, HASHES, EMPTIES, CALLS,
-];
+const CONTRACTS: [&str; 11] =
+    [TOKEN, POOL, BALANCES, CODES, PAYS, BRIEF, STAYS, TRANSIENT, HASHES, EMPTIES, CALLS];
 /// After the contracts: fee recipient, an account that delegates to the pool, nobody's address.
 const FEE_RECIPIENT: usize = SENDERS + CONTRACTS.len();
 const DELEGATED: usize = FEE_RECIPIENT + 1;
@@ -242,8 +241,7 @@ fn compare(
 ) -> Result<Counts, TestCaseError> {
     let mut serial = Serial { evm: evm(cache) };
     let (mut parallel, crew) = Parallel::paced(evm(cache), lanes, pace.clone());
-    let (mut block, mut same) =
-        (OpenBlock::new(environment()), OpenBlock::new(environment()));
+    let (mut block, mut same) = (OpenBlock::new(environment()), OpenBlock::new(environment()));
     thread::scope(|scope| {
         crew.into_iter().for_each(|lane| drop(scope.spawn(move || lane.run())));
         let result = cuts.iter().try_for_each(|part| {
@@ -251,8 +249,7 @@ fn compare(
             let found = parallel.execute(&mut same, part.to_vec(), &mut || false).unwrap();
             prop_assert_eq!(shown(&expected), shown(&found));
             prop_assert_eq!(&block, &same);
-            for (evm, diff) in [(&mut serial.evm, expected.diff), (&mut parallel.evm, found.diff)]
-            {
+            for (evm, diff) in [(&mut serial.evm, expected.diff), (&mut parallel.evm, found.diff)] {
                 evm.store().overlay_mut().push(1, Arc::new(diff));
             }
             Ok(())
