@@ -219,7 +219,8 @@ fn measure(workload: &Workload, options: &Options) {
         cpu.sort_unstable_by(f64::total_cmp);
         let each = |seconds: f64| seconds * 1e9 / count as f64;
         println!(
-            "  {name:<20} {:>6.2} Ggas/s {:>9.0} tx/s {:>7.0} ns ({:.0} to {:.0}), CPU {:>7.0} ns, {:>5.2} times the peer",
+            "  {name:<18} {:>6.2} Ggas/s {:>8.0} tx/s {:>6.0} ns ({:.0} to {:.0}), CPU {:>6.0} ns, \
+             {:>5.2} times the peer",
             gas as f64 / wall / 1e9,
             count as f64 / wall,
             each(wall),
@@ -231,7 +232,8 @@ fn measure(workload: &Workload, options: &Options) {
     }
     for (lanes, Counts { direct, ahead, in_place, aborted, abandoned }) in counts {
         println!(
-            "  {} lanes: direct {direct}, ahead {ahead}, in place {in_place} (of them aborted {aborted}, abandoned {abandoned})",
+            "  {} lanes: direct {direct}, ahead {ahead}, in place {in_place} (of them aborted \
+             {aborted}, abandoned {abandoned})",
             lanes + 1,
         );
     }
@@ -273,7 +275,7 @@ fn ours(workload: &Workload, lanes: Option<usize>) -> (Took, Counts) {
     thread::scope(|scope| {
         crew.into_iter().for_each(|lane| drop(scope.spawn(move || lane.run())));
         let took = both(&mut engine, |it| &mut it.evm, workload, block);
-        let counts = engine.counts.clone();
+        let counts = engine.counts;
         drop(engine);
         (took, counts)
     })
@@ -372,7 +374,7 @@ fn options(small: bool) -> Options {
     let mut options = Options {
         gas: if small { 4_000_000 } else { 1_000_000_000 },
         rounds: if small { 1 } else { 5 },
-        lanes: if small { vec![0, 1] } else { vec![0, 1] },
+        lanes: vec![0, 1],
         only: None,
         alone: false,
     };

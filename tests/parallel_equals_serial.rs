@@ -82,10 +82,8 @@ fn town() -> Town {
         put(0xf0, "6560015f5533ff5f526004356006601a34f5335500"),
         put(0xf1, "6760015f5560015ff35f526004356008601834f5335500"),
     ];
-    let collector = put(
-        0xf2,
-        "5f5f5f5f3473fefefefefefefefefefefefefefefefefefefefe5af173fefefefefefefefefefefefefefefefefefefefe31335500",
-    );
+    let fees = "fe".repeat(20);
+    let collector = put(0xf2, &format!("5f5f5f5f3473{fees}5af173{fees}31335500"));
     Town { state: Arc::new(world.state), tokens, v2, v3, factories, collector }
 }
 
@@ -157,7 +155,7 @@ fn delegation(town: &Town, (from, nonce): (usize, u64), authority: usize) -> Sha
     let signature = Signature::new(U256::from(1), U256::from(1), false);
     let given = Authorization {
         chain_id: U256::from(CHAIN),
-        address: if authority % 3 == 0 { Address::ZERO } else { town.tokens[0] },
+        address: if authority.is_multiple_of(3) { Address::ZERO } else { town.tokens[0] },
         nonce: u64::try_from(authority % 2).expect("small"),
     };
     let tx = TxEip7702 {

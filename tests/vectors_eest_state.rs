@@ -270,7 +270,6 @@ fn pre_state(pre: &Value) -> Flat {
 }
 
 impl Flat {
-    #[expect(clippy::iter_over_hash_type, reason = "each key is written once: order is void")]
     fn apply(&mut self, diff: &Diff) {
         for (address, change) in &diff.accounts {
             let Some(account) = change.account else {

@@ -101,7 +101,6 @@ fn check(case: &Value, fork: Fork) -> Result<(), String> {
             same("gas", agreed.gas_used, number(&expected["gasUsed"]).expect("a number"))?;
             same("receipts root", root, text(&expected["receiptsRoot"]))?;
             same("bloom", bloom, text(&expected["logsBloom"]))?;
-            println!("{} in cuts of {cut}, {lanes} lanes: {:?}", header.number, agreed.counts);
         }
     }
     Ok(())

@@ -23,6 +23,7 @@
 pub mod hashes;
 mod prefetch;
 mod table;
+mod cache;
 mod words;
 pub mod store;
 pub mod evm;

@@ -4,9 +4,10 @@
 //! hundred milliseconds of ordinary code, and a few seconds of the worst.
 
 use crate::execution::{
+    cache::analysed,
     evm::{EngineError, Rules},
     refusal,
-    store::{ReadError, account_info, analysed, history_slot},
+    store::{ReadError, account_info, history_slot},
 };
 use crate::types::{
     mini_block::BlockEnvironment,

@@ -4,8 +4,9 @@
 //! Beside it stands the list of what changed since the last `take_diff`, with the values before.
 
 use crate::execution::{
+    cache::{Below, Cache, Cached, Codes, Hot, Window},
     hashes::BlockHashes,
-    table::{Id, Reader, Table, hash},
+    table::{Id, hash},
     words::{account_key, account_value, address_of, hot_of, incarnation_of, slot_key, slot_of},
 };
 use crate::types::{
@@ -16,7 +17,7 @@ use crate::types::{
     view::{StateView, ViewError},
 };
 use alloy_eips::eip2935::{HISTORY_SERVE_WINDOW, HISTORY_STORAGE_ADDRESS};
-use alloy_primitives::{Address, B256, Bytes, KECCAK256_EMPTY, U256};
+use alloy_primitives::{Address, B256, KECCAK256_EMPTY, U256};
 use revm::{
     Database,
     database_interface::DBErrorMarker,
@@ -74,37 +75,6 @@ pub struct Store {
     late_parent: Option<BlockNumber>,
 }
 
-/// State that the cache does not hold.
-#[derive(Clone)]
-pub(super) struct Below {
-    pub(super) overlay: Overlay,
-    pub(super) base: Arc<dyn StateView>,
-}
-
-/// Two generations: what was not used while the young one filled is forgotten.
-#[derive(Default)]
-struct Cache {
-    accounts: Table<3, 10>,
-    slots: Table<7, 4>,
-    old: Cached,
-}
-
-/// A generation of the cache, for other threads.
-#[derive(Clone)]
-pub(super) struct Cached {
-    pub(super) accounts: Reader<3, 10>,
-    pub(super) slots: Reader<7, 4>,
-}
-
-/// The state during one cut, for threads that read while another writes.
-#[derive(Clone)]
-pub(super) struct Window {
-    pub(super) young: Cached,
-    pub(super) old: Cached,
-    pub(super) below: Below,
-    pub(super) late_parent: Option<BlockNumber>,
-}
-
 /// What differs since the last `take_diff`.
 #[derive(Default)]
 struct Changes {
@@ -127,23 +97,6 @@ struct SlotChange {
     of: u32,
     id: Id,
     before: U256,
-}
-
-/// Bounded code, analysed.
-#[derive(Default)]
-struct Codes {
-    known: Map<B256, Bytecode>,
-    /// Code that came into being since the last `take_diff`.
-    fresh: Map<B256, Bytecode>,
-    bytes: usize,
-}
-
-/// An account in the cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Hot {
-    pub(super) account: Option<Account>,
-    /// How often its storage became void; where it did, slots that are not cached are zero.
-    pub(super) incarnation: u32,
 }
 
 impl Store {
@@ -468,80 +421,6 @@ impl Store {
     }
 }
 
-impl Codes {
-    fn keep(&mut self, hash: B256, code: Bytecode, bytes_max: usize) {
-        if self.bytes + code.len() > bytes_max {
-            self.known.clear();
-            self.bytes = 0;
-        }
-        self.bytes += code.len();
-        self.known.insert(hash, code);
-    }
-
-    fn settle(&mut self, bytes_max: usize) {
-        #[expect(clippy::iter_over_hash_type, reason = "only the cache sees the order")]
-        for (hash, code) in std::mem::take(&mut self.fresh) {
-            self.keep(hash, code, bytes_max);
-        }
-    }
-}
-
-impl Default for Cached {
-    fn default() -> Self {
-        let (accounts, slots) = (Table::default(), Table::default());
-        Self { accounts: accounts.reader().clone(), slots: slots.reader().clone() }
-    }
-}
-
-impl Cache {
-    /// Brings an account that is not in the young generation into it.
-    #[cold]
-    fn fetch_account(
-        &mut self,
-        below: &Below,
-        address: Address,
-        key: &[u64; 3],
-    ) -> Result<Id, ViewError> {
-        let value = match self.old.accounts.find(key) {
-            Some(old) => self.old.accounts.read(old).value,
-            None => account_value(&Hot { account: below.account(&address)?, incarnation: 0 }),
-        };
-        Ok(self.accounts.insert(key, &value))
-    }
-
-    fn forget(&mut self, young_entries_max: usize) {
-        if self.accounts.len() + self.slots.len() > young_entries_max {
-            let Self { accounts, slots, .. } = std::mem::take(self);
-            self.old =
-                Cached { accounts: accounts.reader().clone(), slots: slots.reader().clone() };
-        }
-    }
-}
-
-impl Below {
-    pub(super) fn account(&self, address: &Address) -> Result<Option<Account>, ViewError> {
-        match self.overlay.account(address) {
-            Some(account) => Ok(account),
-            None => self.base.account(address),
-        }
-    }
-
-    pub(super) fn storage(&self, address: &Address, slot: &U256) -> Result<U256, ViewError> {
-        match self.overlay.storage(address, slot) {
-            Some(value) => Ok(value),
-            None => self.base.storage(address, slot),
-        }
-    }
-
-    pub(super) fn code(&self, hash: B256) -> Result<Bytecode, ReadError> {
-        let raw = match self.overlay.code(&hash) {
-            Some(code) => code,
-            None => self.base.code(&hash)?.ok_or(ReadError::NoCode(hash))?,
-        };
-        Ok(analysed(raw))
-    }
-}
-
 /// The account that a transaction leaves: none where it destroyed it, or left it empty (EIP-161).
 pub(super) fn outcome_of(new: &EvmAccount) -> Option<Account> {
     let gone = new.is_selfdestructed() || new.is_empty();
@@ -555,11 +434,6 @@ pub(super) fn outcome_of(new: &EvmAccount) -> Option<Account> {
 /// EIP-2935: the slot of the history contract that holds the hash of block `number`.
 pub(super) fn history_slot(number: BlockNumber) -> U256 {
     U256::from(number % u64::try_from(HISTORY_SERVE_WINDOW).unwrap_or(u64::MAX))
-}
-
-/// Code with its jump table. What looks like a delegation and is none runs as plain code.
-pub(super) fn analysed(raw: Bytes) -> Bytecode {
-    Bytecode::new_raw_checked(raw.clone()).unwrap_or_else(|_| Bytecode::new_legacy(raw))
 }
 
 /// The account as revm wants it; its code is asked for by hash.

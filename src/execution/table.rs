@@ -334,21 +334,21 @@ mod tests {
     /// an older one after a newer, nothing lost once it was there.
     #[test]
     fn readers_see_whole_values_in_order() {
-        const KEYS: u64 = 5_000;
+        const KEYS: usize = 5_000;
         let mut table = Table::<1, 4>::default();
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
-            for lane in 0u64..2 {
+            for lane in 0usize..2 {
                 let (reader, done) = (table.reader().clone(), &done);
                 scope.spawn(move || {
-                    let mut newest = vec![None; KEYS as usize];
+                    let mut newest = vec![None; KEYS];
                     let mut key = lane;
                     let mut rounds = 0;
                     while !done.load(Ordering::Acquire) || rounds < KEYS {
                         key = (key * 5 + 1) % KEYS;
                         rounds += 1;
-                        let id = reader.find(&[key]);
-                        let before = &mut newest[key as usize];
+                        let id = reader.find(&[key as u64]);
+                        let before = &mut newest[key];
                         assert!(id.is_some() || before.is_none(), "key {key} went away");
                         let Some(id) = id else { continue };
                         let Seen { version, value } = reader.read(id);
@@ -362,9 +362,10 @@ mod tests {
             let value = |word: u64| [word, word ^ 1, word ^ 2, word ^ 3];
             for word in 0..60 {
                 for key in 0..KEYS {
-                    match table.reader().find(&[key]) {
+                    let key = [key as u64];
+                    match table.reader().find(&key) {
                         Some(id) => table.write(id, &value(word << 2)),
-                        None => drop(table.insert(&[key], &value(word << 2))),
+                        None => drop(table.insert(&key, &value(word << 2))),
                     }
                 }
             }

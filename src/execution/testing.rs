@@ -36,7 +36,6 @@ impl MemoryView {
         self.accounts.insert(address, Account { nonce, balance, code_hash });
     }
 
-    #[expect(clippy::iter_over_hash_type, reason = "each key is written once: order is void")]
     pub(super) fn apply(&mut self, diff: &Diff) {
         for (address, change) in &diff.accounts {
             match change.account {

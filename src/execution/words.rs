@@ -1,6 +1,6 @@
 //! Accounts and slots as words of a table, there and back.
 
-use crate::execution::store::Hot;
+use crate::execution::cache::Hot;
 use crate::types::diff::Account;
 use alloy_primitives::{Address, B256, U256};
 
@@ -40,7 +40,6 @@ pub(super) const fn slot_of(key: &[u64; 7]) -> U256 {
 
 /// The incarnation of its account that a slot's key names.
 #[inline]
-#[expect(clippy::cast_possible_truncation, reason = "what is left after the shift has 32 bits")]
 pub(super) const fn incarnation_of(key: &[u64; 7]) -> u32 {
     (key[2] >> 32) as u32
 }

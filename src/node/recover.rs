@@ -9,6 +9,7 @@
 
 use crate::block::seal::{Head, seal};
 use crate::config::{chain_spec::ChainSpec, schema};
+use crate::execution::fees::ParentBlock;
 use crate::mini_block::seal::{Link, verify};
 use crate::node::{NodeError, Settings, folders, genesis};
 use crate::runtime::{clock::Clock, memory, metrics::Metrics, pin, uring::writer::Form};
@@ -82,6 +83,20 @@ pub struct Recovered {
     pub overlay: Overlay,
     /// The open block's mini-blocks.
     pub open: Vec<Arc<MiniBlock>>,
+}
+
+impl Recovered {
+    /// What the next block follows from.
+    pub fn parent(&self) -> ParentBlock {
+        ParentBlock {
+            number: self.head.number,
+            hash: Some(self.head.hash),
+            timestamp: self.header.timestamp,
+            gas_used: self.header.gas_used,
+            base_fee: self.header.base_fee_per_gas.unwrap_or_default(),
+            gas_limit: self.header.gas_limit,
+        }
+    }
 }
 
 /// Opens everything below the data folder and replays the log. `None` where `ended` said so on the

@@ -307,7 +307,7 @@ fn run_stages(
     (rings, sign, readers): (Rings, Sign, usize),
 ) -> Result<(), NodeError> {
     let open = OpenBlock::resumed(&recovered.open, &shared.rules).map_err(NodeError::of)?;
-    let parent = parent_block(&recovered);
+    let parent = recovered.parent();
     let (admitted, to_ordering) = (rings.ingress_ordering.1, rings.ingress_ordering.0);
     run_ingress(threads, settings, &recovered, &shared, (rings.rpc_ingress, to_ordering))?;
     let ports = (admitted, rings.ordering_execution.0, rings.execution_ordering.1);
@@ -451,18 +451,6 @@ fn run_seal(
         let (sealed, to_checkpoint) = (sealed, to_checkpoint);
         state::stage::run_seal(&sealed, &to_checkpoint, &published, &outlet)
     })
-}
-
-fn parent_block(recovered: &Recovered) -> ParentBlock {
-    let header = &recovered.header;
-    ParentBlock {
-        number: recovered.head.number,
-        hash: Some(recovered.head.hash),
-        timestamp: header.timestamp,
-        gas_used: header.gas_used,
-        base_fee: header.base_fee_per_gas.unwrap_or_default(),
-        gas_limit: header.gas_limit,
-    }
 }
 
 fn run_ingress(

@@ -165,8 +165,8 @@ fn seat_many_cores(
     let (background, free) = shared.split_at(1);
     taken.push((Stage::Checkpoint, background[0]));
     if far.is_empty() {
-        // Recovery of senders costs more than the socket and JSON, and than execution ahead: 4 cores
-        // to 2 and 2.
+        // Recovery of senders costs more than the socket and JSON, and than execution ahead: half
+        // of the cores to a quarter each.
         let quarter = (free.len() / 4).clamp(1, SEATS_AUTO_MAX);
         let (rpc_cores, rest) = free.split_at(quarter);
         let (lane_cores, ingress_cores) = rest.split_at(quarter);

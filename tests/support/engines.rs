@@ -79,7 +79,7 @@ impl Setting {
                 }
                 Ok::<(), String>(())
             });
-            let counts = parallel.counts.clone();
+            let counts = parallel.counts;
             drop(parallel);
             result.map(|()| counts)
         });

@@ -55,7 +55,6 @@ impl Memory {
         self.accounts.insert(address, Account { nonce, balance, code_hash });
     }
 
-    #[allow(clippy::iter_over_hash_type, reason = "each key is written once: order is void")]
     pub fn apply(&mut self, diff: &Diff) {
         for (address, change) in &diff.accounts {
             match change.account {
@@ -65,9 +64,8 @@ impl Memory {
             if change.wiped {
                 self.slots.retain(|(of, _), _| of != address);
             }
-            for (slot, value) in &change.storage {
-                self.slots.insert((*address, *slot), *value);
-            }
+            let slots = change.storage.iter().map(|(slot, value)| ((*address, *slot), *value));
+            self.slots.extend(slots);
         }
         self.codes.extend(diff.codes.iter().map(|(hash, code)| (*hash, code.clone())));
     }

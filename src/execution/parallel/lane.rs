@@ -1,6 +1,7 @@
 //! A lane: an EVM on a thread of its own that executes what the plan gives it, ahead of time.
 
 use crate::execution::{
+    cache::Window,
     evm::{Evm, Executed, Rules, tx_env},
     parallel::{
         pace::Paced,
@@ -8,7 +9,7 @@ use crate::execution::{
         view::View,
         watch::watch,
     },
-    store::{ReadError, Window, outcome_of},
+    store::{ReadError, outcome_of},
 };
 use crate::types::transaction::{RecoveredTransaction, SharedTransaction};
 use alloy_primitives::{Address, KECCAK256_EMPTY};

@@ -254,7 +254,7 @@ fn compare(
             }
             Ok(())
         });
-        let counts = parallel.counts.clone();
+        let counts = parallel.counts;
         drop(parallel);
         if let Some(pace) = pace {
             pace.leave(0);

@@ -1,5 +1,8 @@
 //! Faults that a test can plant, to see that the laws notice them. Outside of tests there is none.
 
+#[cfg(test)]
+use std::cell::Cell;
+
 /// What could be wrong with taking over a speculation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
@@ -30,7 +33,7 @@ pub(super) const fn planted(_: Fault) -> bool {
 
 #[cfg(test)]
 thread_local! {
-    pub(super) static PLANTED: std::cell::Cell<Option<Fault>> = const { std::cell::Cell::new(None) };
+    pub(super) static PLANTED: Cell<Option<Fault>> = const { Cell::new(None) };
 }
 
 #[cfg(test)]

@@ -2,9 +2,10 @@
 //! checks the first and applies the second.
 
 use crate::execution::{
+    cache::Hot,
     evm::Executed,
     parallel::planted::{Fault, planted},
-    store::{Hot, ReadError, Store},
+    store::{ReadError, Store},
     table::Id,
 };
 use crate::types::diff::Account;

@@ -1,11 +1,12 @@
 //! The state as a lane sees it: what is committed, and what the lane itself would have written.
 
 use crate::execution::{
+    cache::{Hot, Window},
     parallel::{
         pace::Paced,
         speculation::{AccountRead, SlotRead, Source, Speculation},
     },
-    store::{Hot, ReadError, Window, account_info, is_late},
+    store::{ReadError, account_info, is_late},
     words::{account_key, hot_of, slot_key},
 };
 use crate::types::map::Map;

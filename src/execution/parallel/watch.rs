@@ -15,6 +15,7 @@ use revm::{
 };
 
 type Context<'a> = InstructionContext<'a, MainnetContext<View>, EthInterpreter>;
+type Watched = (u8, fn(Context<'_>) -> InstructionExecResult);
 
 /// Where on the stack a call's wei lie, and a creation's.
 const CALL_VALUE: usize = 2;
@@ -22,7 +23,7 @@ const CREATE_VALUE: usize = 0;
 
 /// Puts the watched instructions into a lane's EVM, at the price that they have.
 pub(super) fn watch(evm: &mut Evm<View>) {
-    let watched: [(u8, fn(Context<'_>) -> InstructionExecResult); 7] = [
+    let watched: [Watched; 7] = [
         (BALANCE, balance),
         (SELFBALANCE, self_balance),
         (CALL, call::<CALL>),

@@ -1,0 +1,144 @@
+//! What the store keeps of the state: a bounded cache, and how to get at what lies below it.
+
+use crate::execution::{
+    store::ReadError,
+    table::{Id, Reader, Table},
+    words::account_value,
+};
+use crate::types::{
+    diff::Account,
+    ids::BlockNumber,
+    map::Map,
+    overlay::Overlay,
+    view::{StateView, ViewError},
+};
+use alloy_primitives::{Address, B256, Bytes, U256};
+use revm::state::Bytecode;
+use std::sync::Arc;
+
+/// State that the cache does not hold.
+#[derive(Clone)]
+pub(super) struct Below {
+    pub(super) overlay: Overlay,
+    pub(super) base: Arc<dyn StateView>,
+}
+
+/// Two generations: what was not used while the young one filled is forgotten.
+#[derive(Default)]
+pub(super) struct Cache {
+    pub(super) accounts: Table<3, 10>,
+    pub(super) slots: Table<7, 4>,
+    pub(super) old: Cached,
+}
+
+/// A generation of the cache, for other threads.
+#[derive(Clone)]
+pub(super) struct Cached {
+    pub(super) accounts: Reader<3, 10>,
+    pub(super) slots: Reader<7, 4>,
+}
+
+/// The state during one cut, for threads that read while another writes.
+#[derive(Clone)]
+pub(super) struct Window {
+    pub(super) young: Cached,
+    pub(super) old: Cached,
+    pub(super) below: Below,
+    pub(super) late_parent: Option<BlockNumber>,
+}
+
+/// Bounded code, analysed.
+#[derive(Default)]
+pub(super) struct Codes {
+    pub(super) known: Map<B256, Bytecode>,
+    /// Code that came into being since the last `take_diff`.
+    pub(super) fresh: Map<B256, Bytecode>,
+    bytes: usize,
+}
+
+/// An account in the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Hot {
+    pub(super) account: Option<Account>,
+    /// How often its storage became void; where it did, slots that are not cached are zero.
+    pub(super) incarnation: u32,
+}
+
+impl Codes {
+    pub(super) fn keep(&mut self, hash: B256, code: Bytecode, bytes_max: usize) {
+        if self.bytes + code.len() > bytes_max {
+            self.known.clear();
+            self.bytes = 0;
+        }
+        self.bytes += code.len();
+        self.known.insert(hash, code);
+    }
+
+    pub(super) fn settle(&mut self, bytes_max: usize) {
+        #[expect(clippy::iter_over_hash_type, reason = "only the cache sees the order")]
+        for (hash, code) in std::mem::take(&mut self.fresh) {
+            self.keep(hash, code, bytes_max);
+        }
+    }
+}
+
+impl Default for Cached {
+    fn default() -> Self {
+        let (accounts, slots) = (Table::default(), Table::default());
+        Self { accounts: accounts.reader().clone(), slots: slots.reader().clone() }
+    }
+}
+
+impl Cache {
+    /// Brings an account that is not in the young generation into it.
+    #[cold]
+    pub(super) fn fetch_account(
+        &mut self,
+        below: &Below,
+        address: Address,
+        key: &[u64; 3],
+    ) -> Result<Id, ViewError> {
+        let value = match self.old.accounts.find(key) {
+            Some(old) => self.old.accounts.read(old).value,
+            None => account_value(&Hot { account: below.account(&address)?, incarnation: 0 }),
+        };
+        Ok(self.accounts.insert(key, &value))
+    }
+
+    pub(super) fn forget(&mut self, young_entries_max: usize) {
+        if self.accounts.len() + self.slots.len() > young_entries_max {
+            let Self { accounts, slots, .. } = std::mem::take(self);
+            self.old =
+                Cached { accounts: accounts.reader().clone(), slots: slots.reader().clone() };
+        }
+    }
+}
+
+impl Below {
+    pub(super) fn account(&self, address: &Address) -> Result<Option<Account>, ViewError> {
+        match self.overlay.account(address) {
+            Some(account) => Ok(account),
+            None => self.base.account(address),
+        }
+    }
+
+    pub(super) fn storage(&self, address: &Address, slot: &U256) -> Result<U256, ViewError> {
+        match self.overlay.storage(address, slot) {
+            Some(value) => Ok(value),
+            None => self.base.storage(address, slot),
+        }
+    }
+
+    pub(super) fn code(&self, hash: B256) -> Result<Bytecode, ReadError> {
+        let raw = match self.overlay.code(&hash) {
+            Some(code) => code,
+            None => self.base.code(&hash)?.ok_or(ReadError::NoCode(hash))?,
+        };
+        Ok(analysed(raw))
+    }
+}
+
+/// Code with its jump table. What looks like a delegation and is none runs as plain code.
+pub(super) fn analysed(raw: Bytes) -> Bytecode {
+    Bytecode::new_raw_checked(raw.clone()).unwrap_or_else(|_| Bytecode::new_legacy(raw))
+}
