@@ -171,7 +171,7 @@ mod tests {
         let arguments = of("node:1(memory=64GB) core:16 pu:2");
         assert_eq!(
             arguments.line(),
-            "isolcpus=managed_irq,domain,8-31 nohz_full=8-31 rcu_nocbs=8-31 irqaffinity=0-7 \
+            "isolcpus=managed_irq,domain,6-31 nohz_full=6-31 rcu_nocbs=6-31 irqaffinity=0-5 \
              hugepagesz=2M hugepages=0:512"
         );
     }
