@@ -6,8 +6,11 @@
 
 #[path = "support/mirror.rs"]
 mod mirror;
+#[path = "support/secured.rs"]
+mod secured;
 
-use mirror::{Mirror, Secured};
+use mirror::Mirror;
+use secured::Secured;
 use sha2::{Digest as _, Sha256};
 use std::{
     fs,

@@ -29,6 +29,11 @@ impl Boot {
     }
 
     pub(crate) fn run(&self) -> Output {
+        self.command().output().unwrap()
+    }
+
+    /// What `run` runs.
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_basalt"));
         command.arg("boot-config").args(["--wait-s", "1"]);
         for (flag, name) in [
@@ -45,7 +50,8 @@ impl Boot {
         ] {
             command.arg(flag).arg(self.path(name));
         }
-        command.env("CREDENTIALS_DIRECTORY", self.path("credentials")).output().unwrap()
+        command.env("CREDENTIALS_DIRECTORY", self.path("credentials"));
+        command
     }
 
     /// What a good boot puts in force.

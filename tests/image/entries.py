@@ -1,5 +1,6 @@
 """The initrd's functions about boot entries, tried on a folder: no machine is started for it."""
 
+import os
 import subprocess
 import tempfile
 import unittest
@@ -57,6 +58,19 @@ class Entries(unittest.TestCase):
         self.assertEqual(good("basalt_1"), ["basalt_2", "basalt_3"])
         self.put("basalt_2.efi")
         self.assertEqual(good("basalt_2"), [])
+
+    def test_a_corrupted_block_is_found_in_a_long_log(self):
+        # More than a pipe holds comes after it: whoever stops reading there must not be misled.
+        line = "device-mapper: verity: 254:4: data block 0 is corrupted"
+        rest = "for at in {1..20000}; do echo the kernel says more; done"
+        dmesg = 'dmesg() { echo "$FIRST"; %s; }' % rest
+        script = f'set -o pipefail; . "$0"; {dmesg}; corruption_was_found'
+        for first, code in [(line, 0), ("verity: all is well", 1)]:
+            command = ["bash", "-uc", script, str(COMMON)]
+            done = subprocess.run(
+                command, env=os.environ | {"FIRST": first}, capture_output=True, check=False
+            )
+            self.assertEqual(done.returncode, code, first)
 
     def test_a_slot_is_left_with_the_reason(self):
         self.put("basalt_1.efi", "basalt_2+1-2.efi")

@@ -10,7 +10,7 @@ import struct
 import subprocess
 from pathlib import Path
 
-from case import ImageCase, main, say
+from case import CONFIG, OPEN, ImageCase, main, say
 from machine import TOP, Machine, in_tools
 
 SIGNED = TOP / "build/signed"
@@ -172,6 +172,70 @@ class SecureBoot(ImageCase):
         self.assertIsNone(self.page(machine, "firmware"))
         machine.power_cut()
         say(f"refused: {what}")
+
+    def test_encrypted_data_open_for_what_the_policys_key_signed(self):
+        machine = self.signed("encrypted")
+        machine.reboots = True  # It enrols the keys, then starts again.
+        machine.tpm = self.folder / "tpm"
+        machine.put_on_esp(CONFIG, OPEN + '[machine]\nencrypt_data = "tpm2"\n')
+        machine.power_on()
+        machine.wait_for_block(2)
+        block = machine.call("eth_getBlockByNumber", "0x1", False)
+        machine.wait_for("a recovery key", lambda: "RECOVERY KEY" in machine.console())
+        machine.power_cut()
+        bound = self.bound_to(machine)
+        self.assertEqual(bound, {"tpm2-pcrs": [7], "tpm2_pubkey_pcrs": [11]})
+        say(f"the key of the data is bound to {bound}")
+
+        machine.power_on()
+        machine.wait_for_block(3)
+        self.assertEqual(machine.call("eth_getBlockByNumber", "0x1", False), block)
+        machine.power_cut()
+
+        # The firmware takes it, because it has the owner's signature; the policy has not.
+        name = machine.esp_list("EFI/Linux").strip().splitlines()[-1].split("/")[-1]
+        image = machine.from_esp(f"EFI/Linux/{name}")
+        machine.put_on_esp(f"EFI/Linux/{name}", self.with_other_arguments(image))
+        machine.power_on()
+        closed = "and the TPM of this machine does not open it"
+        machine.wait_for("closed data", lambda: closed in re.sub(r"\s+", " ", machine.console()))
+        machine.wait_for("the page", lambda: self.page(machine, "firmware"))
+        self.assertIn("Secure Boot on", self.page(machine, "firmware"))
+        self.assertFalse(machine.answers())
+        machine.power_cut()
+        say("an image that the policy's key has not signed does not open the data")
+
+        machine.put_on_esp(f"EFI/Linux/{name}", image)
+        machine.power_on()
+        machine.wait_for_block(4)
+        self.assertEqual(machine.call("eth_getBlockByNumber", "0x1", False), block)
+
+    def bound_to(self, machine: Machine) -> dict:
+        """The registers of the TPM in the LUKS header of the data partition."""
+        with open(machine.disk, "rb") as disk:
+            disk.seek(machine.partition("data")["start"])
+            header = disk.read(16 << 10)[4096:].split(b"\0")[0]
+        tokens = json.loads(header)["tokens"].values()
+        (token,) = [token for token in tokens if token["type"] == "systemd-tpm2"]
+        return {name: token[name] for name in ("tpm2-pcrs", "tpm2_pubkey_pcrs")}
+
+    def with_other_arguments(self, image: bytes) -> bytes:
+        """The unified kernel image with a changed command line, signed for Secure Boot only."""
+        start, size = section(image, b".cmdline")
+        arguments = image[start : start + size]
+        self.assertIn(b" quiet ", arguments)
+        changed = image[:start] + arguments.replace(b" quiet ", b" quieT ") + image[start + size :]
+        path, signed = self.folder / "changed.efi", self.folder / "changed-signed.efi"
+        path.write_bytes(changed)
+        key = ["--key", str(KEYS / "db.key"), "--cert", str(KEYS / "db.crt")]
+        for command in (
+            ["sbattach", "--remove", str(path)],
+            ["sbsign", *key, "--output", str(signed), str(path)],
+        ):
+            done = subprocess.run(in_tools(*command), capture_output=True, text=True, check=False)
+            self.assertEqual(done.returncode, 0, f"{command[0]}: {done.stdout}{done.stderr}")
+        self.verified("the changed image", signed.read_bytes())
+        return signed.read_bytes()
 
     def test_an_unsigned_image_takes_both_and_says_so(self):
         machine = self.machine(config=None)

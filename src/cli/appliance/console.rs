@@ -127,9 +127,6 @@ fn page(facts: &Facts) -> Vec<Line> {
     row("disk", PLAIN, &facts.disk);
     row("time", if facts.time.is_good { PLAIN } else { YELLOW }, &facts.time.text);
     row("up", PLAIN, &facts.up);
-    if let Some(refused) = &facts.refused_update {
-        row("update", RED, refused);
-    }
     if let Some(update) = &facts.update {
         row("update", PLAIN, update);
     }
@@ -173,9 +170,10 @@ fn firmware(facts: &Facts) -> (&'static str, String) {
     (colour, format!("{boot}{image}"))
 }
 
-/// What the initrd found out about disks and slots, and somebody has to know.
+/// What the health gate and the initrd found out about slots and disks, and somebody has to know.
 fn alarms(facts: &Facts) -> Vec<String> {
     let mut all = Vec::new();
+    all.extend(facts.refused_update.as_ref().map(|text| format!("UPDATE LEFT: {text}")));
     all.extend(facts.left_slot.as_ref().map(|text| format!("SLOT LEFT: {text}")));
     all.extend(facts.corrupted.as_ref().map(|text| format!("ROOT CORRUPTED: {text}")));
     all.extend(facts.recovery_key.as_ref().map(|key| {
@@ -238,7 +236,7 @@ mod tests {
     fn facts() -> Facts {
         Facts {
             version: "0.1.0".to_owned(),
-            refused_update: Some("0.2.0 went back: slow".to_owned()),
+            refused_update: Some(format!("0.2.0 went back: {}", "the log lags ".repeat(9))),
             left_slot: Some("basalt_0.1.1: its root is not as promised".to_owned()),
             corrupted: None,
             recovery_key: Some("abcd-efgh".to_owned()),
@@ -286,7 +284,7 @@ mod tests {
         let text = plain(&page(&facts()));
         for part in [
             "node-7",
-            "update      0.2.0 went back",
+            "UPDATE LEFT: 0.2.0 went back: the log lags",
             "SLOT LEFT: basalt_0.1.1: its root",
             "RECOVERY KEY: abcd-efgh --",
             "request 2026-01-02T03:04:05Z reset = \"node-8\": refused: another name",
@@ -299,6 +297,7 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }
+        assert_eq!(text.matches("lags").count(), 9, "a reason is cut off\n{text}");
         assert!(text.lines().count() < LINES && !text.contains('\x1b'), "{text}");
     }
 
