@@ -148,7 +148,7 @@ impl Parallel {
         let chain_id = self.evm.rules().chain_id;
         let needs_evm = |it: &RecoveredTransaction| plain_recipient(it, chain_id).is_none();
         let listed = transactions.iter().map(|it| (&**it, needs_evm(it)));
-        if !self.plan.make(listed, &self.hints, self.lanes.len()) {
+        if !self.plan.make(listed, &mut self.hints, self.lanes.len()) {
             return None;
         }
         self.cut += 1;
@@ -169,7 +169,7 @@ impl Parallel {
         });
         // Where its queue is full, a lane has more than enough to do.
         drop(self.lanes[0].work.try_send(Arc::clone(&work)));
-        Some(Run { work, next: 0 })
+        Some(Run { work, failures: 0, next: 0 })
     }
 }
 
@@ -250,9 +250,15 @@ impl Steps for Crew<'_> {
     }
 }
 
+/// Speculations in a row that may fail before the lanes are told to leave the rest of a cut: the
+/// committing thread waits for each, and executes it all the same.
+const FAILURES_MAX: u32 = 12;
+
 /// A cut that lanes work on.
 struct Run {
     work: Arc<Work>,
+    /// Speculations that failed one after another.
+    failures: u32,
     /// The next place.
     next: usize,
 }
@@ -288,7 +294,7 @@ impl Crew<'_> {
             return evm.transact(transaction);
         };
         self.paced.point();
-        let mut conflicted = false;
+        let (mut conflicted, mut was_ahead) = (false, false);
         let taken = match self.ahead(&work, place) {
             Some((port, mut ahead)) => {
                 let taken = take_over(&mut ahead, evm.store(), block, transaction);
@@ -301,6 +307,7 @@ impl Crew<'_> {
         let done = match taken {
             Taken::All(executed) => {
                 self.counts.ahead += 1;
+                was_ahead = true;
                 Ok(executed)
             }
             other => {
@@ -317,12 +324,26 @@ impl Crew<'_> {
                 evm.transact(transaction)
             }
         };
+        self.weigh(&work, (conflicted, was_ahead));
         let committed = u32::try_from(place + 1).unwrap_or(u32::MAX);
         work.committed.store(committed, Ordering::Release);
         if let Ok(executed) = &done {
             self.hints.learn(function(transaction), executed.gas_used, conflicted);
         }
         done
+    }
+
+    /// Sends the lanes home where nothing that they do can be taken over.
+    fn weigh(&mut self, work: &Work, (conflicted, was_ahead): (bool, bool)) {
+        let Some(run) = &mut self.run else { return };
+        match (conflicted, was_ahead) {
+            (true, _) => run.failures += 1,
+            (false, true) => run.failures = 0,
+            (false, false) => {}
+        }
+        if run.failures >= FAILURES_MAX {
+            work.closed.store(true, Ordering::Release);
+        }
     }
 
     /// What a lane has done of a transaction that it claimed, waited for; `None` where no lane

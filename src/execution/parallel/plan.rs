@@ -18,6 +18,8 @@ use std::hash::{BuildHasher as _, Hasher as _};
 const KNOWN_MAX: usize = 8_192;
 /// Gas of a call that was never seen, where it allows more.
 const GAS_GUESS: u64 = 60_000;
+/// Conflicts of a function in one cut from which on more of its calls are kept together.
+const CONFLICTS_TOLERATED: u32 = 3;
 /// Transactions without a conflict after which a function is trusted more.
 const CALM: u32 = 20_000;
 /// Words of call data that are looked at for addresses.
@@ -32,7 +34,11 @@ pub(super) type Function = (Address, [u8; 4]);
 
 /// What earlier runs say of functions.
 #[derive(Default)]
-pub(super) struct Hints(Map<Function, Hint>);
+pub(super) struct Hints {
+    known: Map<Function, Hint>,
+    /// Counts the cuts that were planned.
+    cut: u64,
+}
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Hint {
@@ -40,6 +46,11 @@ struct Hint {
     caution: Caution,
     /// Transactions since the last conflict.
     calm: u32,
+    /// The cut in which its caution grew: the plan of that cut did not know.
+    since: u64,
+    /// Conflicts in the cut `seen`.
+    conflicts: u32,
+    seen: u64,
 }
 
 /// Which calls of a function are kept together, beside those of one sender.
@@ -81,21 +92,24 @@ pub(super) fn function(transaction: &RecoveredTransaction) -> Function {
 impl Hints {
     /// Notes how a call went.
     pub(super) fn learn(&mut self, of: Function, gas_used: u64, conflicted: bool) {
-        if self.0.len() >= KNOWN_MAX && !self.0.contains_key(&of) {
-            self.0.clear();
+        if self.known.len() >= KNOWN_MAX && !self.known.contains_key(&of) {
+            self.known.clear();
         }
-        let hint = self.0.entry(of).or_default();
+        let cut = self.cut;
+        let hint = self.known.entry(of).or_default();
         hint.gas = if hint.gas == 0 { gas_used } else { hint.gas - hint.gas / 8 + gas_used / 8 };
         hint.calm += 1;
         if conflicted {
-            // Some of one flight fail for one reason.
-            if hint.calm > 4 || hint.caution == Caution::None {
+            hint.calm = 0;
+            hint.conflicts = if hint.seen == cut { hint.conflicts + 1 } else { 1 };
+            hint.seen = cut;
+            if hint.since != cut && hint.conflicts >= CONFLICTS_TOLERATED {
+                hint.since = cut;
                 hint.caution = match hint.caution {
                     Caution::None => Caution::Arguments,
                     _ => Caution::Contract,
                 };
             }
-            hint.calm = 0;
         } else if hint.calm > CALM {
             hint.calm = 0;
             hint.caution = match hint.caution {
@@ -112,9 +126,10 @@ impl Plan {
     pub(super) fn make<'a>(
         &mut self,
         transactions: impl Iterator<Item = (&'a RecoveredTransaction, bool)>,
-        hints: &Hints,
+        hints: &mut Hints,
         lanes: usize,
     ) -> bool {
+        hints.cut += 1;
         self.positions.clear();
         self.lanes.clear();
         self.follows.clear();
@@ -135,7 +150,7 @@ impl Plan {
 
     fn add(&mut self, position: usize, transaction: &RecoveredTransaction, hints: &Hints) -> u64 {
         let (to, selector) = function(transaction);
-        let hint = hints.0.get(&(to, selector)).copied().unwrap_or_default();
+        let hint = hints.known.get(&(to, selector)).copied().unwrap_or_default();
         let limit = transaction.gas_limit();
         let gas = if hint.gas == 0 { limit.min(GAS_GUESS) } else { hint.gas.min(limit) };
         let mut tokens = [0; WORDS_MAX + 2];
@@ -211,4 +226,76 @@ fn token(of: Address, what: &[u8]) -> u64 {
     hasher.write(of.as_slice());
     hasher.write(what);
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::execution::testing::transaction;
+    use crate::types::transaction::SharedTransaction;
+    use alloy_consensus::TxEip1559;
+    use alloy_primitives::{B256, TxKind};
+
+    const TOKEN: Address = Address::repeat_byte(0x70);
+
+    fn who(at: u8) -> Address {
+        Address::repeat_byte(at + 1)
+    }
+
+    /// A token's transfer, by its looks.
+    fn call(from: u8, to: u8) -> SharedTransaction {
+        let argument = B256::left_padding_from(who(to).as_slice());
+        let input = [&[1, 2, 3, 4], argument.as_slice(), &[0; 32]].concat();
+        let to = TxKind::Call(TOKEN);
+        let tx = TxEip1559 { to, gas_limit: 60_000, input: input.into(), ..TxEip1559::default() };
+        transaction(who(from), tx)
+    }
+
+    fn planned(plan: &mut Plan, hints: &mut Hints, pairs: &[(u8, u8)]) -> Vec<(u8, u32)> {
+        let list: Vec<_> = pairs.iter().map(|(from, to)| call(*from, *to)).collect();
+        plan.make(list.iter().map(|it| (&**it, true)), hints, 3);
+        plan.lanes.iter().copied().zip(plan.follows.iter().copied()).collect()
+    }
+
+    /// Families of two that pay each other.
+    const FAMILIES: [(u8, u8); 8] =
+        [(0, 1), (2, 3), (4, 5), (6, 7), (1, 0), (3, 2), (5, 4), (7, 6)];
+
+    #[test]
+    fn caution_grows_with_conflicts_and_goes_with_calm() {
+        let (mut plan, mut hints) = (Plan::default(), Hints::default());
+        let of = function(&call(0, 1));
+        let fail = |hints: &mut Hints, times: u32| {
+            (0..times).for_each(|_| hints.learn(of, 40_000, true));
+        };
+        planned(&mut plan, &mut hints, &FAMILIES);
+        fail(&mut hints, CONFLICTS_TOLERATED - 1);
+        assert_eq!(hints.known[&of].caution, Caution::None, "a few are tolerated");
+        fail(&mut hints, 50);
+        assert_eq!(hints.known[&of].caution, Caution::Arguments, "one step in one cut");
+        let lanes = planned(&mut plan, &mut hints, &FAMILIES);
+        for at in 0..4 {
+            assert_eq!(lanes[at].0, lanes[at + 4].0, "a family is on one lane: {lanes:?}");
+            let expected = if lanes[at].0 == 0 { NOBODY } else { u32::try_from(at).unwrap() };
+            assert_eq!(lanes[at + 4].1, expected);
+        }
+        fail(&mut hints, CONFLICTS_TOLERATED);
+        assert_eq!(hints.known[&of].caution, Caution::Contract);
+        let lanes = planned(&mut plan, &mut hints, &FAMILIES);
+        assert!(lanes.iter().all(|(lane, _)| *lane == 0), "one chain is done in place: {lanes:?}");
+        for _ in 0..=2 * (CALM + 1) {
+            hints.learn(of, 40_000, false);
+        }
+        assert_eq!(hints.known[&of].caution, Caution::None);
+    }
+
+    #[test]
+    fn what_is_independent_is_spread_and_a_senders_own_stay_together() {
+        let (mut plan, mut hints) = (Plan::default(), Hints::default());
+        let lanes = planned(&mut plan, &mut hints, &FAMILIES);
+        let used: std::collections::BTreeSet<_> = lanes.iter().map(|(lane, _)| *lane).collect();
+        assert!(used.len() > 2, "{lanes:?}");
+        let lanes = planned(&mut plan, &mut hints, &[(0, 1), (0, 2), (1, 3), (0, 4)]);
+        assert_eq!((lanes[0].0, lanes[0].0), (lanes[1].0, lanes[3].0), "{lanes:?}");
+    }
 }
