@@ -46,7 +46,7 @@ class Flash(ImageCase):
             "ansible_ssh_common_args":
                 "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null",
             "ansible_python_interpreter": "/usr/bin/python3",
-            "basalt_image": str(IMAGE), "basalt_disk": "FLASH01", "basalt_config": OPEN,
+            "basalt_image": str(IMAGE.resolve()), "basalt_disk": "FLASH01", "basalt_config": OPEN,
             "basalt_packed_folder": str(self.folder / "packed"),
             "basalt_ready_port": machine.metrics_port, "basalt_ready_timeout_s": BOOT_S,
             **variables,
