@@ -147,6 +147,16 @@ impl Parallel {
         }
         let chain_id = self.evm.rules().chain_id;
         let needs_evm = |it: &RecoveredTransaction| plain_recipient(it, chain_id).is_none();
+        // Most cuts of transfers hold nothing for the lanes: that is found out quickly.
+        let is_any = |(at, it): (usize, &SharedTransaction)| {
+            if let Some(far) = transactions.get(at + AHEAD) {
+                prefetch(&**far);
+            }
+            needs_evm(it)
+        };
+        if transactions.iter().enumerate().filter(|it| is_any(*it)).take(2).count() < 2 {
+            return None;
+        }
         let listed = transactions.iter().map(|it| (&**it, needs_evm(it)));
         if !self.plan.make(listed, &mut self.hints, self.lanes.len()) {
             return None;
