@@ -32,7 +32,7 @@ check: setup units ## Formatting, lints, layout, documentation, licences, units
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check; \
 	    else echo "cargo-deny is not installed: licences and advisories are not checked"; fi
 
-bench: setup ## Run the benches, each named after the question that it answers
+bench: setup setup-test ## Run the benches, each named after the question that it answers
 	$(CARGO) bench
 
 vectors: setup ## Run the conformance suites of a folder: make vectors VECTORS=DIR
