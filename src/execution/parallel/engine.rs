@@ -173,6 +173,7 @@ impl Parallel {
             transactions: plan.positions.iter().map(|at| Arc::clone(&transactions[*at])).collect(),
             lanes: plan.lanes.clone(),
             follows: plan.follows.clone(),
+            followed: plan.followed.clone(),
             claims: plan.lanes.iter().map(|_| AtomicU8::new(FREE)).collect(),
             committed: AtomicU32::new(0),
             closed: AtomicBool::new(false),

@@ -46,6 +46,8 @@ pub(super) struct Work {
     pub(super) lanes: Vec<u8>,
     /// For each, the one before it that it depends on.
     pub(super) follows: Vec<u32>,
+    /// For each, whether another depends on it.
+    pub(super) followed: Vec<bool>,
     /// For each, who began it.
     pub(super) claims: Vec<AtomicU8>,
     /// Those before it are done with.
@@ -122,7 +124,7 @@ impl Lane {
             let into = self.spare.try_recv().unwrap_or_default();
             evm.store().begin(into, follows, committed);
             let executed = evm.speculate(&work.transactions[place]);
-            if executed.is_some() {
+            if executed.is_some() && work.followed[place] {
                 evm.store().keep_own(here);
             }
             let mut speculation = std::mem::take(&mut evm.store().reads);

@@ -73,6 +73,8 @@ pub(super) struct Plan {
     pub(super) lanes: Vec<u8>,
     /// The one before it that it depends on.
     pub(super) follows: Vec<u32>,
+    /// Whether another, on a lane, depends on it.
+    pub(super) followed: Vec<bool>,
     /// Gas planned for each lane.
     loads: Vec<u64>,
     /// The last transaction with a token, and its lane.
@@ -133,6 +135,7 @@ impl Plan {
         self.positions.clear();
         self.lanes.clear();
         self.follows.clear();
+        self.followed.clear();
         self.last.clear();
         self.loads.clear();
         self.loads.resize(lanes + 1, 0);
@@ -171,15 +174,22 @@ impl Plan {
             None => self.lightest(),
         };
         let place = u32::try_from(self.lanes.len()).unwrap_or(NOBODY);
-        for token in tokens {
-            self.last.insert(*token, (place, lane));
-        }
         self.loads[usize::from(lane)] += gas;
         if lane != 0 {
             self.loads[0] += gas >> TAKING_OVER;
         }
         self.positions.push(position);
         self.lanes.push(lane);
+        // All that it depends on may matter to it, not only the last: they stand on its lane.
+        for (before, _) in tokens.iter().filter_map(|token| self.last.get(token)) {
+            if let Some(followed) = self.followed.get_mut(*before as usize) {
+                *followed |= lane != 0;
+            }
+        }
+        for token in tokens {
+            self.last.insert(*token, (place, lane));
+        }
+        self.followed.push(false);
         self.follows.push(before.filter(|_| lane != 0).map_or(NOBODY, |(place, _)| place));
         gas
     }
