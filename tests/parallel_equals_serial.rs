@@ -37,7 +37,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
 };
-use support::vectors::{self, Vector};
+use support::vectors::{self, Vector, bytes, number, parsed};
 use world::{CHAIN, Memory, Pool, World, call, environment, pay_tokens, terms, transfer, who};
 
 const SEEDS: usize = 240;
@@ -270,7 +270,7 @@ fn joined(file: &Vector) -> Vec<(String, Setting, Vec<SharedTransaction>)> {
             first = first.or(Some(test));
             put_state(&mut state, &test["pre"], &mut nonces);
             for case in cases {
-                let sender = text(&test["transaction"]["sender"]);
+                let sender = parsed(&test["transaction"]["sender"]);
                 if let Some(made) = with_next_nonce(&bytes(&case["txbytes"]), sender, &mut nonces) {
                     list.push(made);
                 }
@@ -285,7 +285,7 @@ fn joined(file: &Vector) -> Vec<(String, Setting, Vec<SharedTransaction>)> {
             timestamp: number(&env["currentTimestamp"]).expect("a number"),
             base_fee: number(&env["currentBaseFee"]).expect("a number"),
             gas_limit: 1 << 50,
-            fee_recipient: text(&env["currentCoinbase"]),
+            fee_recipient: parsed(&env["currentCoinbase"]),
             prev_randao: B256::ZERO,
         };
         let setting = Setting {
@@ -309,9 +309,9 @@ fn put_state(state: &mut Memory, pre: &Value, nonces: &mut BTreeMap<Address, u64
         }
         let nonce = number(&fields["nonce"]).expect("a number");
         nonces.insert(address, nonce);
-        state.put(address, nonce, text(&fields["balance"]), bytes(&fields["code"]));
+        state.put(address, nonce, parsed(&fields["balance"]), bytes(&fields["code"]));
         for (slot, value) in fields["storage"].as_object().expect("an object") {
-            state.slots.insert((address, slot.parse().expect("a slot")), text(value));
+            state.slots.insert((address, slot.parse().expect("a slot")), parsed(value));
         }
     }
 }
@@ -347,17 +347,4 @@ fn with_next_nonce(
     let raw = Bytes::from(envelope.encoded_2718());
     let hash = keccak256([sender.as_slice(), &raw[..]].concat());
     Some(Arc::new(RecoveredTransaction { envelope, hash, sender, authorities, raw }))
-}
-
-fn number(value: &Value) -> Option<u64> {
-    let text = value.as_str()?;
-    Some(u64::from_str_radix(text.trim_start_matches("0x"), 16).expect("a number"))
-}
-
-fn text<T: std::str::FromStr<Err: std::fmt::Debug>>(value: &Value) -> T {
-    value.as_str().expect("hex").parse().expect("a value")
-}
-
-fn bytes(value: &Value) -> Bytes {
-    hex::decode(value.as_str().expect("hex")).expect("hex").into()
 }

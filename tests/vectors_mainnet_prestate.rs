@@ -7,7 +7,7 @@ mod engines;
 
 use alloy_consensus::{Block, TxEnvelope};
 use alloy_eips::eip2718::Encodable2718 as _;
-use alloy_primitives::{Address, B256, Bloom, Bytes, U256, hex, keccak256};
+use alloy_primitives::{Address, B256, Bloom, Bytes, U256, keccak256};
 use alloy_rlp::Decodable as _;
 use alloy_trie::root::ordered_trie_root_with_encoder;
 use basalt::{
@@ -28,7 +28,7 @@ use basalt::{
 use engines::Setting;
 use serde_json::Value;
 use std::sync::Arc;
-use support::vectors::{self, Tally};
+use support::vectors::{self, Tally, bytes, number, parsed};
 
 const SUITE: &str = "mainnet-prestate";
 const TOO_OLD: &str = "fork before Paris: rules of proof of work, which this chain never had";
@@ -99,8 +99,8 @@ fn check(case: &Value, fork: Fork) -> Result<(), String> {
             });
             let bloom = agreed.receipts.iter().fold(Bloom::ZERO, |all, it| all | it.bloom());
             same("gas", agreed.gas_used, number(&expected["gasUsed"]).expect("a number"))?;
-            same("receipts root", root, text(&expected["receiptsRoot"]))?;
-            same("bloom", bloom, text(&expected["logsBloom"]))?;
+            same("receipts root", root, parsed(&expected["receiptsRoot"]))?;
+            same("bloom", bloom, parsed(&expected["logsBloom"]))?;
         }
     }
     Ok(())
@@ -118,19 +118,6 @@ fn recovered(envelope: TxEnvelope) -> Result<SharedTransaction, String> {
     Ok(Arc::new(RecoveredTransaction { envelope, hash, sender, authorities: Vec::new(), raw }))
 }
 
-fn number(value: &Value) -> Option<u64> {
-    let text = value.as_str()?;
-    Some(u64::from_str_radix(text.trim_start_matches("0x"), 16).expect("a number"))
-}
-
-fn text<T: std::str::FromStr<Err: std::fmt::Debug>>(value: &Value) -> T {
-    value.as_str().expect("hex").parse().expect("a value")
-}
-
-fn bytes(value: &Value) -> Bytes {
-    hex::decode(value.as_str().expect("hex")).expect("hex").into()
-}
-
 /// What is known of the state before the block; the rest is not touched.
 struct Known {
     accounts: Map<Address, (Account, Map<U256, U256>)>,
@@ -146,9 +133,9 @@ fn state(case: &Value) -> Known {
         let code_hash = keccak256(&code);
         known.codes.insert(code_hash, code);
         let nonce = number(&fields["nonce"]).expect("a number");
-        let account = Account { nonce, balance: text(&fields["balance"]), code_hash };
+        let account = Account { nonce, balance: parsed(&fields["balance"]), code_hash };
         let slots = fields.get("storage").and_then(Value::as_object).into_iter().flatten();
-        let slots = slots.map(|(slot, value)| (slot.parse().expect("a slot"), text(value)));
+        let slots = slots.map(|(slot, value)| (slot.parse().expect("a slot"), parsed(value)));
         known.accounts.insert(address.parse().expect("an address"), (account, slots.collect()));
     }
     for (at, hash) in case["blockHashes"].as_object().into_iter().flatten() {
@@ -156,7 +143,7 @@ fn state(case: &Value) -> Known {
             || at.parse().expect("a number"),
             |hex| u64::from_str_radix(hex, 16).expect("a number"),
         );
-        known.hashes.insert(at, text(hash));
+        known.hashes.insert(at, parsed(hash));
     }
     known
 }

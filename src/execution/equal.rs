@@ -5,9 +5,9 @@ use crate::execution::{
     evm::{Evm, Rules},
     hashes::BlockHashes,
     parallel::engine::Parallel,
-    serial::{Engine, Outcome, Serial},
+    serial::{Engine, Serial},
     store::{CacheLimits, Store},
-    testing::MemoryView,
+    testing::{MemoryView, shown},
 };
 use crate::types::{
     limits::TRANSACTION_GAS_MAX,
@@ -174,14 +174,6 @@ fn evm(environment: &BlockEnvironment) -> Evm {
     let mut evm = Evm::new(Rules::osaka(CHAIN), store);
     evm.set_block(environment, 0);
     evm
-}
-
-fn shown(outcome: &Outcome) -> impl PartialEq + std::fmt::Debug + use<> {
-    let Outcome { transactions, receipts, gas_used, diff, left_over, dropped } = outcome;
-    let hashes = |list: &[SharedTransaction]| list.iter().map(|it| it.hash).collect::<Vec<_>>();
-    let dropped: Vec<_> = dropped.iter().map(|(it, why)| (it.hash, why.clone())).collect();
-    let (done, left_over) = (hashes(transactions), hashes(left_over));
-    (done, receipts.clone(), *gas_used, diff.clone(), left_over, dropped)
 }
 
 proptest! {

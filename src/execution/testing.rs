@@ -1,5 +1,6 @@
 //! A state in memory and ready-made transactions for this folder's tests.
 
+use crate::execution::serial::Outcome;
 use crate::types::{
     diff::{Account, Diff},
     ids::BlockNumber,
@@ -104,4 +105,13 @@ pub(super) fn cpu_clock() -> impl Fn() -> u64 {
         let nanoseconds = text.split(' ').next().and_then(|n| n.parse::<u64>().ok());
         nanoseconds.unwrap_or_default() / 1_000
     }
+}
+
+/// All of an outcome, to be compared and shown.
+pub(super) fn shown(outcome: &Outcome) -> impl PartialEq + std::fmt::Debug + use<> {
+    let Outcome { transactions, receipts, gas_used, diff, left_over, dropped } = outcome;
+    let hashes = |list: &[SharedTransaction]| list.iter().map(|it| it.hash).collect::<Vec<_>>();
+    let dropped: Vec<_> = dropped.iter().map(|(it, why)| (it.hash, why.clone())).collect();
+    let (done, left_over) = (hashes(transactions), hashes(left_over));
+    (done, receipts.clone(), *gas_used, diff.clone(), left_over, dropped)
 }

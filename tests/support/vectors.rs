@@ -105,3 +105,19 @@ fn from_archive(archive: &Path, name: &str) -> Vec<Vector> {
     }
     found
 }
+
+/// A number in hexadecimal digits, where there is one.
+pub fn number(value: &serde_json::Value) -> Option<u64> {
+    let text = value.as_str()?;
+    Some(u64::from_str_radix(text.trim_start_matches("0x"), 16).expect("a number"))
+}
+
+/// Whatever a string stands for.
+pub fn parsed<T: std::str::FromStr<Err: std::fmt::Debug>>(value: &serde_json::Value) -> T {
+    value.as_str().expect("hex").parse().expect("a value")
+}
+
+/// Bytes in hexadecimal digits.
+pub fn bytes(value: &serde_json::Value) -> alloy_primitives::Bytes {
+    alloy_primitives::hex::decode(value.as_str().expect("hex")).expect("hex").into()
+}

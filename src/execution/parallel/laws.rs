@@ -11,9 +11,9 @@ use crate::execution::{
         pace::Pace,
         planted::{Fault, PLANTED},
     },
-    serial::{Engine, Outcome, Serial},
+    serial::{Engine, Serial},
     store::{CacheLimits, Store},
-    testing::MemoryView,
+    testing::{MemoryView, shown},
 };
 use crate::types::{
     mini_block::BlockEnvironment,
@@ -222,14 +222,6 @@ fn evm(cache: usize) -> Evm {
     let mut evm = Evm::new(Rules::osaka(CHAIN), store);
     evm.set_block(&environment(), 0);
     evm
-}
-
-fn shown(outcome: &Outcome) -> impl PartialEq + std::fmt::Debug + use<> {
-    let Outcome { transactions, receipts, gas_used, diff, left_over, dropped } = outcome;
-    let hashes = |list: &[SharedTransaction]| list.iter().map(|it| it.hash).collect::<Vec<_>>();
-    let dropped: Vec<_> = dropped.iter().map(|(it, why)| (it.hash, why.clone())).collect();
-    let (done, left_over) = (hashes(transactions), hashes(left_over));
-    (done, receipts.clone(), *gas_used, diff.clone(), left_over, dropped)
 }
 
 /// Serial and parallel side by side; what the parallel engine counted, or the first difference.
