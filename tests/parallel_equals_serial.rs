@@ -18,7 +18,7 @@ use alloy_eips::{
 use alloy_primitives::{Address, B256, Bytes, Signature, TxKind, U256, hex, keccak256};
 use basalt::{
     execution::{
-        evm::{Evm, Fork, Rules},
+        evm::{Fork, Rules},
         parallel::engine::Counts,
         store::CacheLimits,
     },
@@ -213,7 +213,7 @@ fn generated_blocks() {
         };
         let cuts: Vec<_> = list.chunks(cut).collect();
         let lanes = 1 + random.below(8);
-        match setting.compare(&cuts, lanes, |_: &mut Evm| ()) {
+        match setting.compare(&cuts, lanes) {
             Ok(agreed) => add(&mut all, &agreed.counts),
             Err(why) => panic!("seed {seed}, {lanes} lanes, cuts of {cut}: {why}"),
         }
@@ -235,7 +235,7 @@ fn state_vectors_as_blocks() {
             while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
                 for (name, setting, list) in joined(file) {
                     let cuts: Vec<_> = list.chunks(48).collect();
-                    match setting.compare(&cuts, 2, |_: &mut Evm| ()) {
+                    match setting.compare(&cuts, 2) {
                         Ok(agreed) => add(&mut all.1, &agreed.counts),
                         Err(why) => panic!("{} {name}: {why}", file.path),
                     }

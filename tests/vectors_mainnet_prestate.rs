@@ -13,7 +13,7 @@ use alloy_trie::root::ordered_trie_root_with_encoder;
 use basalt::{
     crypto::recover::recover,
     execution::{
-        evm::{Evm, Fork, Rules},
+        evm::{Fork, Rules},
         store::CacheLimits,
     },
     types::{
@@ -93,7 +93,7 @@ fn check(case: &Value, fork: Fork) -> Result<(), String> {
     for lanes in LANES {
         for cut in [list.len().max(1), 40] {
             let cuts: Vec<_> = list.chunks(cut).collect();
-            let agreed = setting.compare(&cuts, lanes, |_: &mut Evm| ())?;
+            let agreed = setting.compare(&cuts, lanes)?;
             let root = ordered_trie_root_with_encoder(&agreed.receipts, |receipt, out| {
                 receipt.envelope().encode_2718(out);
             });

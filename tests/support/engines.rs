@@ -46,19 +46,10 @@ impl Setting {
         evm
     }
 
-    /// Executes `cuts` by both engines; the first difference is the error. `open` prepares a
-    /// block, such as by its system calls.
-    pub fn compare(
-        &self,
-        cuts: &[&[SharedTransaction]],
-        lanes: usize,
-        open: fn(&mut Evm),
-    ) -> Result<Agreed, String> {
-        let (mut one, mut two) = (self.evm(), self.evm());
-        open(&mut one);
-        open(&mut two);
-        let mut serial = Serial { evm: one };
-        let (mut parallel, crew) = Parallel::new(two, lanes);
+    /// Executes `cuts` by both engines; the first difference is the error.
+    pub fn compare(&self, cuts: &[&[SharedTransaction]], lanes: usize) -> Result<Agreed, String> {
+        let mut serial = Serial { evm: self.evm() };
+        let (mut parallel, crew) = Parallel::new(self.evm(), lanes);
         let mut block = OpenBlock::new(self.environment);
         let mut same = OpenBlock::new(self.environment);
         let mut receipts = Vec::new();
