@@ -34,6 +34,15 @@ class Timeout(Exception):
     """What was waited for has not come."""
 
 
+class RpcError(RuntimeError):
+    """JSON-RPC answered with an error."""
+
+    def __init__(self, method: str, error: dict):
+        super().__init__(f"{method}: {error}")
+        self.code: int = error["code"]
+        self.message: str = error["message"]
+
+
 def in_tools(*command: str) -> list[str]:
     """The command line that runs a program of the tools tree."""
     script = '. "$0"; in_tools "$@"'
@@ -347,7 +356,7 @@ class Machine:
         with urllib.request.urlopen(request, timeout=timeout) as answer:
             result = json.load(answer)
         if "error" in result:
-            raise RuntimeError(f"{method}: {result['error']}")
+            raise RpcError(method, result["error"])
         return result["result"]
 
     def answers(self) -> bool:

@@ -1,6 +1,8 @@
-// Prints COUNT signed transfers of the first development account as a JSON list, nonces from FIRST.
+// Prints COUNT signed transfers of the first development account, nonces from FIRST, as a JSON list
+// of pairs: the raw transaction and its hash.
 const { createRequire } = require('node:module')
 const from = createRequire(`${__dirname}/../clients/package.json`)
+const { keccak256 } = from('viem')
 const { mnemonicToAccount } = from('viem/accounts')
 
 const [first, count] = process.argv.slice(2).map(Number)
@@ -17,5 +19,5 @@ const transfer = (nonce) =>
   })
 
 Promise.all(Array.from({ length: count }, (_, index) => transfer(first + index))).then((signed) =>
-  console.log(JSON.stringify(signed)),
+  console.log(JSON.stringify(signed.map((raw) => [raw, keccak256(raw)]))),
 )
