@@ -5,7 +5,10 @@ use crate::cli::appliance::install::running::{boot_disk, state};
 use crate::cli::{Output, say};
 use crate::config::appliance::install::{Install, Then};
 use serde::{Deserialize, Serialize};
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path, process::Command, thread, time::Duration};
+
+/// How long the consoles have to show how an installation ended.
+const SHOWN_FOR: Duration = Duration::from_secs(10);
 
 /// What the configuration says about an installation, for the processes that do it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +42,9 @@ impl Wanted {
         match self.then.as_str() {
             verb @ ("reboot" | "poweroff") => {
                 say(output.out, &format!("install.then = \"{verb}\"\n"));
+                // The consoles look once a second, and a slow serial line takes its time: without
+                // this a machine may go before it has said how it ended.
+                thread::sleep(SHOWN_FOR);
                 systemctl(verb)
             }
             _ => Ok(()),
