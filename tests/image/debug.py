@@ -69,8 +69,9 @@ class DebugImage(ImageCase):
         self.assertNotRegex(updates.stdout, r"=basalt_")
         seats = self.ssh(machine, owner, "systemctl is-active basalt.service")
         self.assertEqual(seats.stdout.strip(), "active")
-        # A crash leaves its dump on the data partition, and the node comes back. Not by SEGV, of which the
-        # first that is only sent is taken by the standard library.
+        self.no_other_listener(machine, owner)
+        # A crash leaves its dump on the data partition, and the node comes back. Not by SEGV, of
+        # which the first that is only sent is taken by the standard library.
         self.ssh(machine, owner, "systemctl kill --signal=ABRT --kill-whom=main basalt.service")
 
         def dumped():
@@ -82,6 +83,16 @@ class DebugImage(ImageCase):
         restarts = self.ssh(machine, owner, "systemctl show -P NRestarts basalt.service")
         self.assertEqual(restarts.stdout.strip(), "1")
         machine.wait_for("the node again", machine.answers, every_s=5)
+
+    def no_other_listener(self, machine: Machine, key: Path) -> None:
+        """Of all sockets that wait for others, those of the config, SSH, and the DHCP client."""
+        listing = self.ssh(machine, key, "ss -Hltun").stdout
+        found = {re.split(r"\s+", line)[4] for line in listing.splitlines() if line}
+        outside = {each for each in found if not re.match(r"127\.|\[::1\]", each)}
+        dhcp = {each for each in outside if re.search(r":(68|546)$", each)}
+        ports = {each.rsplit(":", 1)[1] for each in outside - dhcp}
+        say(f"listeners: {sorted(found)}")
+        self.assertEqual(ports, {"22", "8545", "9545"}, listing)
 
     def test_the_release_refuses_keys_and_has_no_way_in(self):
         machine = self.machine(config='[debug]\nauthorized_keys = ["ssh-ed25519 AAAAC3Nz me"]\n')
