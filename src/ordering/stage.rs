@@ -96,6 +96,8 @@ struct Running {
     in_flight_us: Option<TimestampUs>,
     block_full: bool,
     expire_at_us: TimestampUs,
+    /// How far the clock was set forward since the start; the clocks of other stages were not.
+    stepped_us: u64,
 }
 
 /// Cuts mini-blocks until ingress is gone; then cuts what is there and ends.
@@ -121,6 +123,7 @@ impl Running {
             in_flight_us: None,
             block_full: false,
             expire_at_us: now_us + EXPIRY_INTERVAL_US,
+            stepped_us: 0,
             ordering,
         }
     }
@@ -190,7 +193,7 @@ impl Running {
     ) -> Result<(), OrderingError> {
         let cut = Cut {
             timestamp_us: now_us,
-            deadline_us: self.schedule.deadline_us(now_us),
+            deadline_us: self.schedule.deadline_us(now_us) - self.stepped_us,
             block_timestamp: self.schedule.block_timestamp(),
             transactions,
             closes_block,
@@ -200,7 +203,25 @@ impl Running {
             self.block_full = false;
         }
         self.in_flight_us = Some(now_us);
+        if closes_block {
+            self.follow_wall_clock();
+        }
         self.ordering.to_execution.push_wait(cut).map_err(|_| OrderingError::ExecutionGone)
+    }
+
+    /// Blocks carry the time of day, which a time server may have set since the node started.
+    fn follow_wall_clock(&mut self) {
+        let step_us = self.ordering.clock.follow();
+        if step_us == 0 {
+            return;
+        }
+        tracing::warn!(step_ms = step_us / 1_000, "the clock was set forward; blocks follow it");
+        self.stepped_us += step_us;
+        self.expire_at_us += step_us;
+        // Nothing took this long.
+        for at_us in [&mut self.ended_us, &mut self.in_flight_us] {
+            *at_us = at_us.map(|at_us| at_us + step_us);
+        }
     }
 
     /// Sleeps until a credit comes or the next interval ends.
@@ -417,6 +438,37 @@ mod tests {
         let text = rig.registry.render();
         assert!(text.contains("basalt_mini_block_interval_seconds_count 3"), "{text}");
         assert!(text.contains("basalt_mini_block_interval_seconds_sum 0.035"), "{text}");
+    }
+
+    #[test]
+    fn blocks_follow_a_clock_that_is_set_forward_after_the_start() {
+        const STEP_US: u64 = 40_000_000;
+        let Clock::System { start_us, start } = Clock::system() else { unreachable!() };
+        // The node started before the machine knew the time.
+        let clock = Clock::System { start_us: start_us - STEP_US, start };
+        let (rig, ordering) = rig(&clock, 50_000);
+        let mut running = Running::new(ordering);
+        let mut cuts: Vec<Cut> = Vec::new();
+        while cuts.len() < 3 {
+            assert!(running.turn().unwrap());
+            if let Pop::Item(cut) = rig.cuts.pop() {
+                cuts.push(cut);
+                running.take(Credit { base_fee: 7, ..Credit::default() });
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let stages_us = clock.now_us();
+        assert!(cuts[0].timestamp_us.abs_diff(stages_us) < STEP_US / 2, "before the first block");
+        for cut in &cuts[1..] {
+            assert!(cut.timestamp_us > stages_us + STEP_US / 2, "{cut:?}");
+            assert!(cut.deadline_us.abs_diff(stages_us) < STEP_US / 2, "{cut:?}");
+        }
+        let seconds = cuts[2].block_timestamp - cuts[0].block_timestamp;
+        assert!((39..60).contains(&seconds), "{seconds}");
+        let text = rig.registry.render();
+        let sum =
+            text.lines().find_map(|l| l.strip_prefix("basalt_mini_block_interval_seconds_sum "));
+        assert!(sum.unwrap().parse::<f64>().unwrap() < 20.0, "an interval of the step's length");
     }
 
     /// The real loop against a thread that executes: the last cut is made when the input closes.
