@@ -3,7 +3,9 @@
 Needs build/debug/basalt-debug_*.raw (make image PROFILE=debug) beside the release image.
 """
 
+import json
 import re
+import socket
 import subprocess
 from pathlib import Path
 
@@ -49,6 +51,8 @@ class DebugImage(ImageCase):
         machine = Machine(self.folder / "machine", debug_image())
         self.machines.append(machine)
         machine.put_on_esp(CONFIG, OPEN + f'[debug]\nauthorized_keys = ["{public}"]\n')
+        control = machine.folder / "control"
+        machine.extra = ["-device", "VGA", "-qmp", f"unix:{control},server=on,wait=off"]
         machine.power_on()
         machine.wait_for_block(1)
         machine.wait_for("the red line", lambda: "DEBUG IMAGE" in machine.console())
@@ -70,6 +74,9 @@ class DebugImage(ImageCase):
         seats = self.ssh(machine, owner, "systemctl is-active basalt.service")
         self.assertEqual(seats.stdout.strip(), "active")
         self.no_other_listener(machine, owner)
+        page = self.ssh(machine, owner, "cat /dev/vcs1").stdout
+        self.assertRegex(page, r"DEBUG IMAGE.*height +[1-9]")
+        self.red_on_screen(machine, control)
         # A crash leaves its dump on the data partition, and the node comes back. Not by SEGV, of
         # which the first that is only sent is taken by the standard library.
         self.ssh(machine, owner, "systemctl kill --signal=ABRT --kill-whom=main basalt.service")
@@ -83,6 +90,32 @@ class DebugImage(ImageCase):
         restarts = self.ssh(machine, owner, "systemctl show -P NRestarts basalt.service")
         self.assertEqual(restarts.stdout.strip(), "1")
         machine.wait_for("the node again", machine.answers, every_s=5)
+
+    def red_on_screen(self, machine: Machine, control: Path) -> None:
+        """The screen shows the status page: bright text on black, and the line in red."""
+        picture = machine.folder / "screen.ppm"
+        with socket.socket(socket.AF_UNIX) as line:
+            line.connect(str(control))
+            answers = line.makefile("r")
+            answers.readline()  # the greeting
+            for command in (
+                {"execute": "qmp_capabilities"},
+                {"execute": "screendump", "arguments": {"filename": str(picture)}},
+            ):
+                line.sendall(json.dumps(command).encode() + b"\n")
+                while "return" not in (answer := json.loads(answers.readline())):
+                    self.assertNotIn("error", answer)
+        size, depth, pixels = re.fullmatch(
+            rb"P6\n(\d+ \d+)\n(\d+)\n(.*)", picture.read_bytes(), re.DOTALL
+        ).groups()
+        self.assertEqual(depth, b"255")
+        reds, bright = pixels[0::3], pixels[1::3]
+        red = sum(r > 150 and g < 100 for r, g in zip(reds, bright, strict=True))
+        text = sum(g > 100 for g in bright)
+        say(f"screen of {size.decode()}: {text} bright and {red} red pixels")
+        self.assertGreater(text, 2_000)
+        self.assertGreater(red, 200)
+        self.assertGreater(bright.count(0), len(bright) // 2)
 
     def no_other_listener(self, machine: Machine, key: Path) -> None:
         """Of all sockets that wait for others, those of the config, SSH, and the DHCP client."""
