@@ -3,14 +3,16 @@
 import os
 import re
 
-from case import ImageCase, main, say
-from machine import ACCEL
+from case import IMAGE, ImageCase, main, say
+from machine import ACCEL, tool
 
 # Promised for an idle machine with two cores; a busy one is given BASALT_TEST_FIRST_BLOCK_S.
 FIRST_BLOCK_S = int(os.environ.get("BASALT_TEST_FIRST_BLOCK_S", "0"))
 GIB = 1 << 30
 # Promised for a development node, pages of its files included.
 MEMORY_MIB = 512
+# Promised for the image, packed.
+PACKED_MIB = 200
 
 
 class FirstBoot(ImageCase):
@@ -59,6 +61,13 @@ class FirstBoot(ImageCase):
         machine.wait_for("the node's first block on the status page", lambda: self.height(machine))
         self.assertFalse(machine.answers(), "JSON-RPC is reachable from outside")
         self.assertNotIn("login:", machine.console())
+
+    def test_the_image_is_small(self):
+        packed = self.folder / "packed.zst"
+        tool("zstd", "-q", "-3", "-o", str(packed), str(IMAGE))
+        size = packed.stat().st_size >> 20
+        say(f"packed: {size} MiB")
+        self.assertLess(size, PACKED_MIB)
 
     def peak_mib(self, machine) -> int:
         """What the node has been charged at most, as the status page has it."""
