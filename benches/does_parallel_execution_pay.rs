@@ -70,6 +70,7 @@ fn main() {
     if mode == mode::Mode::Skipped {
         return;
     }
+    basalt::runtime::memory::hold();
     let options = options(mode == mode::Mode::Small);
     println!(
         "{} Mgas a block, {} rounds; median (from least to most) of all rounds",

@@ -1,9 +1,11 @@
 //! What the store keeps of the state: a bounded cache, and how to get at what lies below it.
 
+use crate::crypto::keccak::LANES;
 use crate::execution::{
+    preimages::Expected,
     store::ReadError,
-    table::{Id, Reader, Table},
-    words::account_value,
+    table::{self, Id, Reader, Table},
+    words::{account_key, account_value, hot_of, slot_key},
 };
 use crate::types::{
     diff::Account,
@@ -112,6 +114,18 @@ impl Cache {
                 Cached { accounts: accounts.reader().clone(), slots: slots.reader().clone() };
         }
     }
+}
+
+/// Has slots that will most likely be read brought near: all their places, then their records.
+pub(super) fn bring(accounts: &Reader<3, 10>, slots: &Reader<7, 4>, expected: &[Expected]) {
+    let mut hashes = [0; LANES];
+    for (hash, Expected { contract, slot }) in hashes.iter_mut().zip(expected) {
+        let account = accounts.find(&account_key(*contract));
+        let incarnation = account.map_or(0, |id| hot_of(&accounts.read(id).value).incarnation);
+        *hash = table::hash(&slot_key(*contract, incarnation, slot));
+        slots.bring_place(*hash);
+    }
+    hashes.iter().zip(expected).for_each(|(hash, _)| slots.bring_record(*hash));
 }
 
 impl Below {

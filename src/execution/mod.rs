@@ -25,6 +25,8 @@ mod prefetch;
 mod table;
 mod cache;
 mod words;
+mod call;
+mod preimages;
 pub mod store;
 pub mod evm;
 pub mod refusal;

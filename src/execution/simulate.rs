@@ -341,7 +341,7 @@ impl Database for CallState<'_> {
     type Error = ReadError;
 
     fn basic(&mut self, address: Address) -> Result<Option<AccountInfo>, ReadError> {
-        Ok(self.state.account(&address)?.map(account_info))
+        Ok(self.state.account(&address)?.map(|account| account_info(account, None)))
     }
 
     fn code_by_hash(&mut self, hash: B256) -> Result<Bytecode, ReadError> {

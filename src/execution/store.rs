@@ -4,15 +4,16 @@
 //! Beside it stands the list of what changed since the last `take_diff`, with the values before.
 
 use crate::execution::{
-    cache::{Below, Cache, Cached, Codes, Hot, Window},
+    cache::{Below, Cache, Cached, Codes, Hot, Window, bring},
     hashes::BlockHashes,
+    preimages::{Expected, Preimages, Remembers},
     table::{Id, hash},
     words::{account_key, account_value, address_of, hot_of, incarnation_of, slot_key, slot_of},
 };
 use crate::types::{
     diff::{Account, AccountDiff, Diff},
     ids::BlockNumber,
-    map::Map,
+    map::{Hasher, Map},
     overlay::Overlay,
     view::{StateView, ViewError},
 };
@@ -21,7 +22,7 @@ use alloy_primitives::{Address, B256, KECCAK256_EMPTY, U256};
 use revm::{
     Database,
     database_interface::DBErrorMarker,
-    state::{Account as EvmAccount, AccountInfo, Bytecode, EvmStorageSlot},
+    state::{Account as EvmAccount, AccountId, AccountInfo, Bytecode, EvmStorageSlot},
 };
 use std::sync::Arc;
 
@@ -70,6 +71,7 @@ pub struct Store {
     changes: Changes,
     codes: Codes,
     hashes: BlockHashes,
+    preimages: Preimages,
     limits: CacheLimits,
     /// The block whose hash the history contract does not hold yet.
     late_parent: Option<BlockNumber>,
@@ -89,6 +91,8 @@ struct Change {
     id: Id,
     before: Option<Account>,
     wiped: bool,
+    /// Of its slots that changed.
+    slots: u32,
 }
 
 /// A slot as it was at the last `take_diff`.
@@ -113,6 +117,7 @@ impl Store {
             changes: Changes { epoch: 1, ..Changes::default() },
             codes: Codes::default(),
             hashes,
+            preimages: Preimages::default(),
             limits,
             late_parent: None,
         }
@@ -312,7 +317,9 @@ impl Store {
         if self.cache.slots.mark(id) != epoch {
             self.cache.slots.set_mark(id, epoch);
             let hot = self.hot(of);
-            let of = u32::try_from(self.note(of, &hot)).unwrap_or(u32::MAX);
+            let at = self.note(of, &hot);
+            self.changes.accounts[at].slots += 1;
+            let of = u32::try_from(at).unwrap_or(u32::MAX);
             self.changes.slots.push(SlotChange { of, id, before });
         }
         self.cache.slots.write(id, value.as_limbs());
@@ -327,8 +334,15 @@ impl Store {
         let at = self.changes.accounts.len();
         let at_word = u64::try_from(at).unwrap_or(u64::MAX);
         self.cache.accounts.set_mark(id, (u64::from(self.changes.epoch) << 32) | at_word);
-        self.changes.accounts.push(Change { id, before: hot.account, wiped: false });
+        self.changes.accounts.push(Change { id, before: hot.account, wiped: false, slots: 0 });
         at
+    }
+
+    /// What a slot of an account holds.
+    fn storage_of(&mut self, address: Address, id: Id, slot: &U256) -> Result<U256, ReadError> {
+        let Hot { incarnation, .. } = self.hot(id);
+        let id = self.slot_id(address, incarnation, slot)?;
+        Ok(self.slot(id))
     }
 
     /// Takes over what one transaction did to one account.
@@ -380,19 +394,23 @@ impl Store {
         let mut diff = Diff::default();
         let Self { cache, changes, codes, .. } = self;
         diff.accounts.reserve(changes.accounts.len());
-        // Stable: of slots that changed twice there is only one entry anyway.
+        // Mostly in order already, and then this costs next to nothing.
         changes.slots.sort_by_key(|slot| slot.of);
-        let mut slots = changes.slots.drain(..).peekable();
-        let ids: Vec<Id> = changes.accounts.iter().map(|change| change.id).collect();
-        for (at, change) in changes.accounts.drain(..).enumerate() {
-            if let Some(id) = ids.get(at + RECORDS_AHEAD) {
-                cache.accounts.reader().bring(*id);
+        let mut next_slot = 0;
+        for (at, change) in changes.accounts.iter().enumerate() {
+            if let Some(far) = changes.accounts.get(at + RECORDS_AHEAD) {
+                cache.accounts.reader().bring(far.id);
             }
             let Hot { account, incarnation } =
                 hot_of(&cache.accounts.reader().read(change.id).value);
             let wiped = change.wiped && change.before.is_some();
-            let mut storage = Map::default();
-            while let Some(slot) = slots.next_if(|slot| slot.of as usize == at) {
+            let slots = change.slots as usize;
+            let mut storage = Map::with_capacity_and_hasher(slots, Hasher::default());
+            for at in next_slot..next_slot + slots {
+                if let Some(far) = changes.slots.get(at + RECORDS_AHEAD) {
+                    cache.slots.reader().bring(far.id);
+                }
+                let slot = &changes.slots[at];
                 let key = cache.slots.reader().key(slot.id);
                 let before = if wiped { U256::ZERO } else { slot.before };
                 let now = U256::from_limbs(cache.slots.reader().read(slot.id).value);
@@ -400,6 +418,7 @@ impl Store {
                     storage.insert(slot_of(&key), now);
                 }
             }
+            next_slot += slots;
             if account == change.before && !wiped && storage.is_empty() {
                 continue;
             }
@@ -411,7 +430,8 @@ impl Store {
             let address = address_of(&cache.accounts.reader().key(change.id));
             diff.accounts.insert(address, AccountDiff { account, wiped, storage });
         }
-        drop(slots);
+        changes.accounts.clear();
+        changes.slots.clear();
         codes.settle(self.limits.code_bytes_max);
         // Where epochs begin anew, no old mark may remain.
         let begins_anew = changes.epoch == u32::MAX;
@@ -436,14 +456,24 @@ pub(super) fn history_slot(number: BlockNumber) -> U256 {
     U256::from(number % u64::try_from(HISTORY_SERVE_WINDOW).unwrap_or(u64::MAX))
 }
 
-/// The account as revm wants it; its code is asked for by hash.
-pub(super) fn account_info(account: Account) -> AccountInfo {
+/// The account as revm wants it; its code is asked for by hash, its storage by `id`.
+pub(super) fn account_info(account: Account, id: Option<Id>) -> AccountInfo {
     AccountInfo {
         balance: account.balance,
         nonce: account.nonce,
         code_hash: account.code_hash,
-        account_id: None,
+        account_id: id.and_then(|id| AccountId::new(id as usize)),
         code: (account.code_hash == KECCAK256_EMPTY).then(Bytecode::default),
+    }
+}
+
+impl Remembers for Store {
+    fn preimages(&mut self) -> &mut Preimages {
+        &mut self.preimages
+    }
+
+    fn bring(&self, expected: &[Expected]) {
+        bring(self.cache.accounts.reader(), self.cache.slots.reader(), expected);
     }
 }
 
@@ -451,7 +481,8 @@ impl Database for Store {
     type Error = ReadError;
 
     fn basic(&mut self, address: Address) -> Result<Option<AccountInfo>, ReadError> {
-        Ok(self.account(address)?.map(account_info))
+        let id = self.account_id(address)?;
+        Ok(self.hot(id).account.map(|account| account_info(account, Some(id))))
     }
 
     fn code_by_hash(&mut self, hash: B256) -> Result<Bytecode, ReadError> {
@@ -470,9 +501,19 @@ impl Database for Store {
             return Ok(U256::from_be_bytes(self.hash_of(parent)?.0));
         }
         let id = self.account_id(address)?;
-        let hot = self.hot(id);
-        let id = self.slot_id(address, hot.incarnation, &slot)?;
-        Ok(self.slot(id))
+        self.storage_of(address, id, &slot)
+    }
+
+    fn storage_by_account_id(
+        &mut self,
+        address: Address,
+        id: AccountId,
+        slot: U256,
+    ) -> Result<U256, ReadError> {
+        match Id::try_from(id.get()) {
+            Ok(id) if self.late_parent.is_none() => self.storage_of(address, id, &slot),
+            _ => self.storage(address, slot),
+        }
     }
 
     fn block_hash(&mut self, number: u64) -> Result<B256, ReadError> {

@@ -2,15 +2,17 @@
 
 use crate::execution::{
     block::OpenBlock,
+    call::function,
     evm::{EngineError, Evm, Executed, TransactError},
     parallel::{
         lane::{Ahead, COMMITTER, FREE, Lane, Work},
         pace::{Pace, Paced},
-        plan::{Hints, Plan, function},
+        plan::{Hints, Plan},
         planted::{Fault, planted},
         speculation::{Conflict, Speculation},
     },
     prefetch::prefetch,
+    preimages::{Remembers as _, foresee, remember},
     serial::{self, Engine, Outcome, Steps},
     store::{ReadError, Store},
     transfer::{Parties, plain_recipient, transfer},
@@ -105,7 +107,8 @@ impl Parallel {
     }
 
     /// As `new`, under a schedule.
-    pub fn paced(evm: Evm, lanes: usize, pace: Option<Arc<dyn Pace>>) -> (Self, Vec<Lane>) {
+    pub fn paced(mut evm: Evm, lanes: usize, pace: Option<Arc<dyn Pace>>) -> (Self, Vec<Lane>) {
+        remember(&mut evm);
         let rules = *evm.rules();
         let count = lanes.min(LANES_MAX);
         // Room for the cut that it works on and the next one.
@@ -195,7 +198,9 @@ impl Engine for Parallel {
         let Self { evm, counts, conflicts, lanes, plan, hints, paced, .. } = self;
         let chain_id = evm.rules().chain_id;
         let near = [Near::default(); AHEAD];
-        let mut crew = Crew { counts, conflicts, lanes, plan, hints, paced, run, near, chain_id };
+        let (plan, foreseen) = (&*plan, 0);
+        let mut crew =
+            Crew { counts, conflicts, lanes, plan, hints, paced, run, near, foreseen, chain_id };
         let outcome = serial::execute(evm, block, transactions, is_late, &mut crew);
         if let Some(run) = crew.run {
             run.work.closed.store(true, Ordering::Release);
@@ -209,6 +214,8 @@ impl Engine for Parallel {
 const AHEAD: usize = 32;
 const LISTED_AHEAD: usize = 16;
 const ACCOUNTS_AHEAD: usize = 8;
+/// Calls whose hashes are computed side by side before they are executed, at most.
+const CALLS_AHEAD: usize = 8;
 
 /// What has been found out about a transaction ahead of its execution.
 #[derive(Debug, Clone, Copy, Default)]
@@ -235,6 +242,11 @@ impl Steps for Crew<'_> {
             if let Some((_, hash)) = near.recipient {
                 store.bring_account(hash);
             }
+        }
+        if at >= self.foreseen {
+            let next = waiting.iter().take(CALLS_AHEAD).enumerate();
+            let calls = next.map(|(next, it)| self.is_in_place(at + next, it).then_some(&**it));
+            self.foreseen = at + foresee(store, calls);
         }
     }
 
@@ -284,6 +296,8 @@ struct Crew<'a> {
     paced: &'a Paced,
     run: Option<Run>,
     near: [Near; AHEAD],
+    /// Transactions before this one have been prepared for.
+    foreseen: usize,
     chain_id: u64,
 }
 
@@ -302,7 +316,7 @@ impl Crew<'_> {
         });
         let Some((work, place)) = place else {
             self.counts.in_place += 1;
-            return evm.transact(transaction);
+            return in_place(evm, transaction);
         };
         self.paced.point();
         let (mut conflicted, mut was_ahead) = (false, false);
@@ -332,7 +346,7 @@ impl Crew<'_> {
                     }
                     Taken::Nothing | Taken::All(_) => {}
                 }
-                evm.transact(transaction)
+                in_place(evm, transaction)
             }
         };
         self.weigh(&work, (conflicted, was_ahead));
@@ -342,6 +356,13 @@ impl Crew<'_> {
             self.hints.learn(function(transaction), executed.gas_used, conflicted);
         }
         done
+    }
+
+    /// The committing thread is to execute it, in the EVM.
+    fn is_in_place(&self, at: usize, transaction: &RecoveredTransaction) -> bool {
+        let is_call = !transaction.envelope.input().is_empty();
+        let planned = || self.plan.positions.binary_search(&at).map(|place| self.plan.lanes[place]);
+        is_call && (self.run.is_none() || planned() == Ok(0))
     }
 
     /// Sends the lanes home where nothing that they do can be taken over.
@@ -387,6 +408,13 @@ impl Port {
         // Where there is enough room already, it is given back to the allocator.
         drop(self.spare.try_send(speculation));
     }
+}
+
+fn in_place(evm: &mut Evm, transaction: &RecoveredTransaction) -> Result<Executed, TransactError> {
+    evm.store().preimages().begin(transaction);
+    let done = evm.transact(transaction);
+    evm.store().preimages().end(transaction);
+    done
 }
 
 /// What became of a speculation.

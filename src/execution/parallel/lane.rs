@@ -9,6 +9,8 @@ use crate::execution::{
         view::View,
         watch::watch,
     },
+    prefetch::prefetch,
+    preimages::{Remembers as _, foresee, remember},
     store::{ReadError, outcome_of},
 };
 use crate::types::transaction::{RecoveredTransaction, SharedTransaction};
@@ -34,6 +36,9 @@ pub(super) const FREE: u8 = 0;
 pub(super) const COMMITTER: u8 = u8::MAX;
 /// No transaction before it on its lane is known to change what it reads.
 pub(super) const NOBODY: u32 = u32::MAX;
+
+/// Places at which a lane looks to prepare for what it will execute there.
+const PLACES_AHEAD: usize = 16;
 
 /// The transactions of a cut that need the EVM, for all lanes.
 pub(super) struct Work {
@@ -82,6 +87,7 @@ impl Lane {
         let view = View::new(self.paced.clone());
         let mut evm = Evm::new(self.rules, view);
         watch(&mut evm);
+        remember(&mut evm);
         while let Some(work) = self.paced.receive(&self.work) {
             for lane in &self.next {
                 // A lane that still has work in its queue does not need waking.
@@ -98,6 +104,7 @@ impl Lane {
     fn cut(&self, evm: &mut Evm<View>, work: &Work) -> Result<(), ()> {
         evm.inner.ctx.block.clone_from(&work.block);
         evm.store().open(work.window.clone());
+        let mut foreseen = 0;
         for (place, lane) in work.lanes.iter().enumerate() {
             if *lane != self.number {
                 continue;
@@ -121,6 +128,9 @@ impl Lane {
             if claim.compare_exchange(free, mine, Ordering::AcqRel, Ordering::Relaxed).is_err() {
                 continue;
             }
+            if place >= foreseen {
+                foreseen = place + self.look_ahead(evm, work, place);
+            }
             let into = self.spare.try_recv().unwrap_or_default();
             evm.store().begin(into, follows, committed);
             let executed = evm.speculate(&work.transactions[place]);
@@ -134,6 +144,20 @@ impl Lane {
         }
         evm.store().close();
         Ok(())
+    }
+
+    /// Prepares for the transactions from `place` on, as many as it says.
+    fn look_ahead(&self, evm: &mut Evm<View>, work: &Work, place: usize) -> usize {
+        let next = work.transactions[place..].iter().zip(&work.lanes[place..]).take(PLACES_AHEAD);
+        let mine = next.map(|(it, lane)| (*lane == self.number).then_some(&**it));
+        let looked_at = foresee(evm.store(), mine.clone());
+        let far = work.transactions.iter().zip(&work.lanes).skip(place + looked_at);
+        for (transaction, lane) in far.take(PLACES_AHEAD) {
+            if *lane == self.number {
+                prefetch(&**transaction);
+            }
+        }
+        looked_at
     }
 }
 
@@ -161,8 +185,10 @@ impl Evm<View> {
     /// has to be executed in its place.
     fn speculate(&mut self, transaction: &RecoveredTransaction) -> Option<Executed> {
         let parties = (transaction.sender, self.inner.ctx.block.beneficiary);
+        self.store().preimages().begin(transaction);
         self.inner.set_tx(tx_env(transaction));
         let result = Tipless.run(&mut self.inner);
+        self.store().preimages().end(transaction);
         let journal = &mut self.inner.ctx.journaled_state;
         let view = &mut journal.database;
         let is_kept = result.is_ok() && note_writes(view, &mut journal.inner.state, parties);

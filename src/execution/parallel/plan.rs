@@ -5,7 +5,10 @@
 //! their arguments (a token's recipient, the tokens of a pool), and where they still fail, all of
 //! them with each other. What has not failed for long is trusted a little more again.
 
-use crate::execution::parallel::lane::NOBODY;
+use crate::execution::{
+    call::{Function, function},
+    parallel::lane::NOBODY,
+};
 use crate::types::{
     map::{Hasher, Map},
     transaction::RecoveredTransaction,
@@ -28,9 +31,6 @@ const WORDS_MAX: usize = 8;
 const TAKING_OVER: u32 = 3;
 /// Below this much gas a cut is done before the lanes are awake.
 const GAS_WORTH_WAKING: u64 = 200_000;
-
-/// A contract's function.
-pub(super) type Function = (Address, [u8; 4]);
 
 /// What earlier runs say of functions.
 #[derive(Default)]
@@ -79,16 +79,6 @@ pub(super) struct Plan {
     loads: Vec<u64>,
     /// The last transaction with a token, and its lane.
     last: Map<u64, (u32, u8)>,
-}
-
-/// The function that a transaction calls.
-pub(super) fn function(transaction: &RecoveredTransaction) -> Function {
-    let input = transaction.envelope.input();
-    let mut selector = [0; 4];
-    if let Some(first) = input.get(..4) {
-        selector.copy_from_slice(first);
-    }
-    (transaction.envelope.to().unwrap_or_default(), selector)
 }
 
 impl Hints {

@@ -1,19 +1,21 @@
 //! The state as a lane sees it: what is committed, and what the lane itself would have written.
 
 use crate::execution::{
-    cache::{Hot, Window},
+    cache::{Hot, Window, bring},
     parallel::{
         pace::Paced,
         speculation::{AccountRead, SlotRead, Source, Speculation},
     },
+    preimages::{Expected, Preimages, Remembers},
     store::{ReadError, account_info, is_late},
+    table::Id,
     words::{account_key, hot_of, slot_key},
 };
 use crate::types::map::Map;
 use alloy_primitives::{Address, B256, U256};
 use revm::{
     Database,
-    state::{AccountInfo, Bytecode},
+    state::{AccountId, AccountInfo, Bytecode},
 };
 
 /// Bytes of code that a lane keeps.
@@ -41,6 +43,7 @@ pub(super) struct View {
     balances: Vec<Address>,
     /// Of the transaction that is being executed.
     pub(super) reads: Box<Speculation>,
+    preimages: Preimages,
     paced: Paced,
 }
 
@@ -163,14 +166,39 @@ impl View {
         Ok((Source::Below, value))
     }
 
-    fn note_account(&mut self, address: Address) -> Result<Hot, ReadError> {
-        if let Some(read) = self.reads.accounts.iter().rev().find(|read| read.address == address) {
-            return Ok(read.hot);
+    fn storage_of(
+        &mut self,
+        address: Address,
+        incarnation: u32,
+        slot: U256,
+    ) -> Result<U256, ReadError> {
+        let (source, value) = self.slot(address, incarnation, &slot)?;
+        self.reads.slots.push(SlotRead { address, slot, incarnation, source, value });
+        Ok(value)
+    }
+
+    /// Its place among the reads.
+    fn note_account(&mut self, address: Address) -> Result<usize, ReadError> {
+        let known = self.reads.accounts.iter().rposition(|read| read.address == address);
+        if let Some(at) = known {
+            return Ok(at);
         }
         let (source, hot) = self.account(address)?;
         let any_balance = false;
         self.reads.accounts.push(AccountRead { address, source, hot, any_balance });
-        Ok(hot)
+        Ok(self.reads.accounts.len() - 1)
+    }
+}
+
+impl Remembers for View {
+    fn preimages(&mut self) -> &mut Preimages {
+        &mut self.preimages
+    }
+
+    fn bring(&self, expected: &[Expected]) {
+        if let Some(Window { young, .. }) = &self.window {
+            bring(&young.accounts, &young.slots, expected);
+        }
     }
 }
 
@@ -178,7 +206,9 @@ impl Database for View {
     type Error = ReadError;
 
     fn basic(&mut self, address: Address) -> Result<Option<AccountInfo>, ReadError> {
-        Ok(self.note_account(address)?.account.map(account_info))
+        let at = self.note_account(address)?;
+        let id = Id::try_from(at).unwrap_or(Id::MAX);
+        Ok(self.reads.accounts[at].hot.account.map(|account| account_info(account, Some(id))))
     }
 
     fn code_by_hash(&mut self, hash: B256) -> Result<Bytecode, ReadError> {
@@ -201,10 +231,21 @@ impl Database for View {
         if late_parent.is_some_and(|parent| is_late(parent, address, &slot)) {
             return Err(ReadError::Abandoned);
         }
-        let Hot { incarnation, .. } = self.note_account(address)?;
-        let (source, value) = self.slot(address, incarnation, &slot)?;
-        self.reads.slots.push(SlotRead { address, slot, incarnation, source, value });
-        Ok(value)
+        let of = self.note_account(address)?;
+        self.storage_of(address, self.reads.accounts[of].hot.incarnation, slot)
+    }
+
+    fn storage_by_account_id(
+        &mut self,
+        address: Address,
+        id: AccountId,
+        slot: U256,
+    ) -> Result<U256, ReadError> {
+        let late_parent = self.window.as_ref().and_then(|window| window.late_parent);
+        match self.reads.accounts.get(id.get()) {
+            Some(of) if late_parent.is_none() => self.storage_of(address, of.hot.incarnation, slot),
+            _ => self.storage(address, slot),
+        }
     }
 
     /// Hashes may have to be waited for: only the committing thread does.
