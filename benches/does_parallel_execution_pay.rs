@@ -21,12 +21,16 @@ use alloy_primitives::{B256, U256};
 use basalt::{
     execution::{
         block::OpenBlock,
-        evm::Evm,
-        parallel::engine::{Counts, Parallel},
-        serial::{Engine, Serial},
+        evm::{EngineError, Evm},
+        parallel::{
+            engine::{Counts, Parallel},
+            pace::Pace,
+        },
+        serial::{Engine, Outcome, Serial},
         store::CacheLimits,
     },
     types::{
+        diff::Diff,
         limits::TXS_PER_MINI_BLOCK_MAX,
         mini_block::BlockEnvironment,
         transaction::{RecoveredTransaction, SharedTransaction},
@@ -40,7 +44,10 @@ use revm::{
     state::{AccountInfo, Bytecode},
 };
 use std::{
-    sync::Arc,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -199,6 +206,16 @@ fn measure(workload: &Workload, options: &Options) {
             add("plain revm".to_owned(), peer(workload));
             add("serial".to_owned(), ours(workload, None).0);
         }
+        if !options.alone {
+            let (took, counted) = serial_part(workload);
+            // Where there is nothing for lanes to do, all of it is the serial part.
+            if counted.ahead > 0 {
+                add("its serial part".to_owned(), took);
+            }
+            if round == 0 && counted.ahead > 0 {
+                counts.push((LANES_OF_GATE, counted));
+            }
+        }
         for lanes in &options.lanes {
             let (took, counted) = ours(workload, Some(*lanes));
             add(format!("parallel, {} lanes", lanes + 1), took);
@@ -249,9 +266,11 @@ fn median(all: &[Took]) -> f64 {
 /// Runs `work` and takes its time, and that of all threads.
 #[expect(clippy::disallowed_methods, reason = "a bench measures")]
 fn timed(work: impl FnOnce() -> u64) -> Took {
+    let stood = STOOD.load(Ordering::SeqCst);
     let (cpu, start) = (process_cpu(), Instant::now());
     let gas = work();
-    Took { wall: start.elapsed(), cpu: process_cpu().saturating_sub(cpu), gas }
+    let stood = Duration::from_nanos(STOOD.load(Ordering::SeqCst) - stood);
+    Took { wall: start.elapsed() - stood, cpu: process_cpu().saturating_sub(cpu), gas }
 }
 
 /// CPU time of this process so far, by the scheduler's count for each thread.
@@ -262,6 +281,98 @@ fn process_cpu() -> Duration {
         text.split(' ').next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or_default()
     };
     Duration::from_nanos(tasks.flatten().map(|task| of(task.path())).sum())
+}
+
+/// Lanes enough to do all of a cut ahead of the committing thread.
+const LANES_OF_GATE: usize = 8;
+
+/// Lets the committing thread begin with a cut only when the lanes are done with it: what it then
+/// takes is the serial part alone, which bounds what more cores can bring.
+#[derive(Default)]
+struct Gate {
+    /// How often each thread came to wait for work.
+    waits: [AtomicUsize; LANES_OF_GATE + 1],
+    /// That of the lanes at the cut's begin, until the committing thread has come.
+    begun: Mutex<Option<[usize; LANES_OF_GATE]>>,
+}
+
+/// Nanoseconds that a committing thread stood at its gate: they do not count.
+static STOOD: AtomicU64 = AtomicU64::new(0);
+
+impl Gate {
+    fn lanes(&self) -> [usize; LANES_OF_GATE] {
+        std::array::from_fn(|lane| self.waits[lane + 1].load(Ordering::SeqCst))
+    }
+
+    /// A cut begins: all lanes wait for it.
+    fn close(&self) {
+        while self.lanes().contains(&0) {
+            thread::yield_now();
+        }
+        *self.begun.lock().expect("no panic") = Some(self.lanes());
+    }
+}
+
+impl Pace for Gate {
+    #[expect(clippy::disallowed_methods, reason = "a bench measures")]
+    fn point(&self, who: usize) {
+        if who != 0 {
+            return;
+        }
+        let Some(begun) = self.begun.lock().expect("no panic").take() else { return };
+        let start = Instant::now();
+        while self.lanes().iter().zip(&begun).any(|(now, then)| now == then) {
+            thread::yield_now();
+        }
+        let stood = u64::try_from(start.elapsed().as_nanos()).expect("short");
+        STOOD.fetch_add(stood, Ordering::SeqCst);
+    }
+
+    fn wait(&self, who: usize, is_ready: &mut dyn FnMut() -> bool) {
+        self.waits[who].fetch_add(1, Ordering::SeqCst);
+        while !is_ready() {
+            thread::yield_now();
+        }
+    }
+
+    fn leave(&self, _who: usize) {}
+}
+
+/// The time of the committing thread alone, and what it did.
+fn serial_part(workload: &Workload) -> (Took, Counts) {
+    let block = environment(1 << 40);
+    let limits = CacheLimits { entries_max: 2_000_000, ..CacheLimits::default() };
+    let evm = world::evm(&workload.state, &block, limits);
+    let gate = Arc::new(Gate::default());
+    let pace = Arc::clone(&gate) as Arc<dyn Pace>;
+    let (parallel, crew) = Parallel::paced(evm, LANES_OF_GATE, Some(pace));
+    let mut engine = Gated { parallel, gate };
+    thread::scope(|scope| {
+        crew.into_iter().for_each(|lane| drop(scope.spawn(move || lane.run())));
+        let mut took = both(&mut engine, |it| &mut it.parallel.evm, workload, block);
+        took.cpu = took.wall;
+        let counts = engine.parallel.counts;
+        drop(engine);
+        (took, counts)
+    })
+}
+
+/// Closes the gate before each cut.
+struct Gated {
+    parallel: Parallel,
+    gate: Arc<Gate>,
+}
+
+impl Engine for Gated {
+    fn execute(
+        &mut self,
+        block: &mut OpenBlock,
+        transactions: Vec<SharedTransaction>,
+        is_late: &mut dyn FnMut() -> bool,
+    ) -> Result<Outcome, EngineError> {
+        self.gate.close();
+        self.parallel.execute(block, transactions, is_late)
+    }
 }
 
 /// Both blocks by one of our engines; the second one's time.
@@ -288,35 +399,51 @@ fn both<E: Engine>(
     workload: &Workload,
     environment: BlockEnvironment,
 ) -> Took {
-    let mut open = OpenBlock::new(environment);
     let [first, second] = &workload.blocks;
-    execute(engine, evm, &mut open, first.clone());
+    let mut open = OpenBlock::new(environment);
+    let (_, outcomes) = execute(engine, evm, &mut open, first.clone());
+    // As after a checkpoint: the first block's changes lie in the state below, and their memory
+    // is free.
+    let mut state = Memory::clone(&workload.state);
+    outcomes.iter().for_each(|(_, diff)| state.apply(diff));
+    evm(engine).store().rebase(1, Arc::new(state));
+    drop(outcomes);
     let mut open = OpenBlock::new(environment);
     let second = second.clone();
-    timed(|| execute(engine, evm, &mut open, second))
+    // What comes of it is freed by others, later.
+    let mut outcomes = Vec::new();
+    let took = timed(|| {
+        let (gas, done) = execute(engine, evm, &mut open, second);
+        outcomes = done;
+        gas
+    });
+    drop(outcomes);
+    took
 }
 
-/// In mini-blocks of as many transactions as one may have.
+/// In mini-blocks of as many transactions as one may have: the gas, and what came of each.
 fn execute<E: Engine>(
     engine: &mut E,
     evm: fn(&mut E) -> &mut Evm,
     open: &mut OpenBlock,
     mut list: Vec<SharedTransaction>,
-) -> u64 {
+) -> (u64, Vec<(Outcome, Arc<Diff>)>) {
     let count = list.len();
     let mut done = 0;
+    let mut outcomes = Vec::new();
     while !list.is_empty() {
         let rest = list.split_off(list.len().min(TXS_PER_MINI_BLOCK_MAX));
-        let outcome = engine.execute(open, list, &mut || false).expect("readable");
+        let mut outcome = engine.execute(open, list, &mut || false).expect("readable");
         assert!(outcome.left_over.is_empty() && outcome.dropped.is_empty(), "all fit");
         assert!(outcome.receipts.iter().all(|receipt| receipt.success), "all succeed");
         done += outcome.transactions.len();
-        let diff = Arc::new(outcome.diff);
-        evm(engine).store().overlay_mut().push(1, diff);
+        let diff = Arc::new(std::mem::take(&mut outcome.diff));
+        evm(engine).store().overlay_mut().push(1, Arc::clone(&diff));
+        outcomes.push((outcome, diff));
         list = rest;
     }
     assert_eq!(done, count);
-    open.gas_used
+    (open.gas_used, outcomes)
 }
 
 /// Both blocks by revm as its users run it; the second one's time.

@@ -5,7 +5,7 @@ use crate::execution::{
     preimages::Expected,
     store::ReadError,
     table::{self, Id, Reader, Table},
-    words::{account_key, account_value, hot_of, slot_key},
+    words::{Key, account_key, account_value, code_key, hot_of, slot_key},
 };
 use crate::types::{
     diff::Account,
@@ -52,9 +52,9 @@ pub(super) struct Window {
 /// Bounded code, analysed.
 #[derive(Default)]
 pub(super) struct Codes {
-    pub(super) known: Map<B256, Bytecode>,
+    known: Map<Key<4>, Bytecode>,
     /// Code that came into being since the last `take_diff`.
-    pub(super) fresh: Map<B256, Bytecode>,
+    pub(super) fresh: Map<Key<4>, Bytecode>,
     bytes: usize,
 }
 
@@ -67,7 +67,12 @@ pub(super) struct Hot {
 }
 
 impl Codes {
-    pub(super) fn keep(&mut self, hash: B256, code: Bytecode, bytes_max: usize) {
+    pub(super) fn get(&self, hash: B256) -> Option<&Bytecode> {
+        let key = code_key(hash);
+        self.known.get(&key).or_else(|| self.fresh.get(&key))
+    }
+
+    pub(super) fn keep(&mut self, hash: Key<4>, code: Bytecode, bytes_max: usize) {
         if self.bytes + code.len() > bytes_max {
             self.known.clear();
             self.bytes = 0;
@@ -116,8 +121,20 @@ impl Cache {
     }
 }
 
+/// Has accounts that will be read brought near: all their places, then their records.
+pub(super) fn bring_accounts(accounts: &Reader<3, 10>, addresses: &[Address]) {
+    for some in addresses.chunks(LANES) {
+        let mut hashes = [0; LANES];
+        for (hash, address) in hashes.iter_mut().zip(some) {
+            *hash = table::hash(&account_key(*address));
+            accounts.bring_place(*hash);
+        }
+        hashes.iter().zip(some).for_each(|(hash, _)| accounts.bring_record(*hash));
+    }
+}
+
 /// Has slots that will most likely be read brought near: all their places, then their records.
-pub(super) fn bring(accounts: &Reader<3, 10>, slots: &Reader<7, 4>, expected: &[Expected]) {
+pub(super) fn bring_slots(accounts: &Reader<3, 10>, slots: &Reader<7, 4>, expected: &[Expected]) {
     let mut hashes = [0; LANES];
     for (hash, Expected { contract, slot }) in hashes.iter_mut().zip(expected) {
         let account = accounts.find(&account_key(*contract));

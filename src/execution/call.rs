@@ -1,20 +1,23 @@
 //! What a transaction that calls a contract asks of it, by its looks.
 
+use crate::execution::words::{Key, account_key, address_of};
 use crate::types::transaction::RecoveredTransaction;
 use alloy_consensus::Transaction as _;
 use alloy_primitives::Address;
 
-/// A contract's function.
-pub(super) type Function = (Address, [u8; 4]);
+/// A contract's function: its address and selector.
+pub(super) type Function = Key<3>;
 
 /// The function that a transaction calls.
 pub(super) fn function(transaction: &RecoveredTransaction) -> Function {
-    let input = transaction.envelope.input();
-    let mut selector = [0; 4];
-    if let Some(first) = input.get(..4) {
-        selector.copy_from_slice(first);
-    }
-    (transaction.envelope.to().unwrap_or_default(), selector)
+    let [first, second, last] = account_key(transaction.envelope.to().unwrap_or_default());
+    let selector = transaction.envelope.input().get(..4).and_then(|it| it.try_into().ok());
+    Key([first, second, last | u64::from(u32::from_be_bytes(selector.unwrap_or_default())) << 32])
+}
+
+/// Whose function it is.
+pub(super) fn contract(of: Function) -> Address {
+    address_of(&of.0)
 }
 
 /// The word at a place of the call data.

@@ -108,6 +108,17 @@ pub struct Executed {
     pub gas_used: u64,
     /// Events in order; none where it failed.
     pub logs: Vec<Log>,
+    /// One of them is the deposit contract's (EIP-6110).
+    pub deposits: bool,
+}
+
+impl Executed {
+    pub(super) fn new(result: ExecutionResult, rules: &Rules) -> Self {
+        let (success, gas_used) = (result.is_success(), result.tx_gas_used());
+        let logs = if success { result.into_logs() } else { Vec::new() };
+        let deposits = logs.iter().any(|log| log.address == rules.deposit_contract);
+        Self { success, gas_used, logs, deposits }
+    }
 }
 
 /// Why a transaction was not executed.
@@ -146,7 +157,7 @@ pub enum EngineError {
 /// An EVM that lives as long as its thread. It is not `Send`: build it where it runs.
 pub struct Evm<S: Database<Error = ReadError> = Store> {
     pub(super) inner: MainnetEvm<MainnetContext<S>>,
-    rules: Rules,
+    pub(super) rules: Rules,
 }
 
 impl<S: Database<Error = ReadError>> Evm<S> {
@@ -197,9 +208,7 @@ impl Evm {
         match self.inner.transact_one(tx_env(tx)) {
             Ok(result) => {
                 self.commit().map_err(EngineError::from)?;
-                let (success, gas_used) = (result.is_success(), result.tx_gas_used());
-                let logs = if success { result.into_logs() } else { Vec::new() };
-                Ok(Executed { success, gas_used, logs })
+                Ok(Executed::new(result, &self.rules))
             }
             Err(error) => {
                 self.discard();

@@ -5,17 +5,43 @@ const LINE: usize = 64;
 
 /// Has a value brought into the nearest cache. Only time depends on it.
 #[inline]
-#[expect(unsafe_code, reason = "the processor's hint has no safe wrapper")]
 pub(super) fn prefetch<T>(value: &T) {
+    ask::<T, false>(value);
+}
+
+/// Has a value that will be written brought into the nearest cache, and taken from the others.
+#[inline]
+pub(super) fn prefetch_to_write<T>(value: &T) {
+    ask::<T, true>(value);
+}
+
+/// Has all of a list brought into the nearest cache.
+#[inline]
+pub(super) fn prefetch_all<T>(values: &[T]) {
+    // Small values lie several in a line.
+    let every = LINE.checked_div(size_of::<T>()).unwrap_or(1).max(1);
+    values.iter().step_by(every).for_each(prefetch);
+}
+
+#[inline]
+#[expect(unsafe_code, reason = "the processor's hint has no safe wrapper")]
+fn ask<T, const IS_WRITE: bool>(value: &T) {
     #[cfg(target_arch = "x86_64")]
     {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
         let start = std::ptr::from_ref(value).cast::<i8>();
         for offset in (0..size_of::<T>()).step_by(LINE) {
             let line = start.wrapping_add(offset);
             // SAFETY: a hint reads nothing and faults nowhere, and the address is that of a
-            // living value anyway; SSE is part of x86-64.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
+            // living value anyway; SSE is part of x86-64, and a processor that does not know the
+            // hint to write passes over it.
+            unsafe {
+                if IS_WRITE {
+                    _mm_prefetch::<_MM_HINT_ET0>(line);
+                } else {
+                    _mm_prefetch::<_MM_HINT_T0>(line);
+                }
+            }
         }
     }
     #[cfg(not(target_arch = "x86_64"))]

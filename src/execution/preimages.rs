@@ -7,7 +7,7 @@
 
 use crate::crypto::keccak::{LANES, keccak_batch};
 use crate::execution::{
-    call::{Function, argument, function},
+    call::{Function, argument, contract, function},
     evm::Evm,
     store::ReadError,
 };
@@ -46,8 +46,8 @@ pub(super) trait Remembers: Database<Error = ReadError> {
     /// What it remembers.
     fn preimages(&mut self) -> &mut Preimages;
 
-    /// Has the slots of calls to come, and their senders, brought near.
-    fn bring(&self, expected: &[Expected]);
+    /// Has the senders of calls to come, and the slots that they will read, brought near.
+    fn bring(&self, senders: &[Address], expected: &[Expected]);
 }
 
 /// A slot that a call will most likely read.
@@ -66,6 +66,7 @@ pub(super) struct Preimages {
     // Room that is used again.
     batch: Vec<Preimage>,
     hashes: Vec<B256>,
+    senders: Vec<Address>,
     expected: Vec<Expected>,
 }
 
@@ -93,6 +94,7 @@ impl Default for Preimages {
             noted: None,
             batch: Vec::new(),
             hashes: Vec::new(),
+            senders: Vec::new(),
             expected: Vec::new(),
         }
     }
@@ -151,6 +153,7 @@ impl Preimages {
         calls: impl Iterator<Item = Option<&'a RecoveredTransaction>>,
     ) -> usize {
         self.batch.clear();
+        self.senders.clear();
         self.expected.clear();
         let mut looked_at = 0;
         for call in calls {
@@ -164,6 +167,7 @@ impl Preimages {
                 break;
             }
             looked_at += 1;
+            self.senders.push(call.sender);
             for (word, second) in recipe {
                 let first = match word {
                     Word::Sender => Some(call.sender.into_word().0),
@@ -171,7 +175,7 @@ impl Preimages {
                 };
                 let Some(first) = first else { continue };
                 self.batch.push(joined(&first, second));
-                self.expected.push(Expected { contract: of.0, slot: U256::ZERO });
+                self.expected.push(Expected { contract: contract(of), slot: U256::ZERO });
             }
         }
         self.hashes.clear();
@@ -197,9 +201,11 @@ pub(super) fn foresee<'a>(
         return calls.count();
     }
     let looked_at = preimages.foresee(calls);
+    let senders = std::mem::take(&mut preimages.senders);
     let expected = std::mem::take(&mut preimages.expected);
-    state.bring(&expected);
-    state.preimages().expected = expected;
+    state.bring(&senders, &expected);
+    let preimages = state.preimages();
+    (preimages.senders, preimages.expected) = (senders, expected);
     looked_at
 }
 

@@ -13,6 +13,7 @@ use crate::types::{
     receipt::Receipt,
     transaction::{RecoveredTransaction, SharedTransaction},
 };
+use std::sync::Arc;
 
 /// Gas between two looks at the clock: a few transfers, or one small contract call.
 const GAS_BETWEEN_LOOKS: u64 = 100_000;
@@ -64,7 +65,7 @@ impl Engine for Serial {
         transactions: Vec<SharedTransaction>,
         is_late: &mut dyn FnMut() -> bool,
     ) -> Result<Outcome, EngineError> {
-        execute(&mut self.evm, block, transactions, is_late, &mut Plain)
+        execute(&mut self.evm, block, Arc::new(transactions), is_late, &mut Plain)
     }
 }
 
@@ -81,6 +82,9 @@ pub(super) trait Steps {
         block: &BlockEnvironment,
         transaction: &RecoveredTransaction,
     ) -> Result<Executed, TransactError>;
+
+    /// There are no more of them: lets go of all.
+    fn close(&mut self) {}
 }
 
 /// Each in the EVM.
@@ -102,80 +106,115 @@ impl Steps for Plain {
 pub(super) fn execute(
     evm: &mut Evm,
     block: &mut OpenBlock,
-    transactions: Vec<SharedTransaction>,
+    transactions: Arc<Vec<SharedTransaction>>,
     is_late: &mut dyn FnMut() -> bool,
     steps: &mut impl Steps,
 ) -> Result<Outcome, EngineError> {
-    let mut run = Run { outcome: Outcome::default(), bytes: 0 };
-    if block.mini_blocks >= MINI_BLOCKS_PER_BLOCK_MAX {
-        run.outcome.left_over = transactions;
-        return Ok(run.outcome);
+    let mut run = Run::default();
+    if block.mini_blocks < MINI_BLOCKS_PER_BLOCK_MAX {
+        run.outcome.receipts.reserve(transactions.len());
+        run.all(evm, block, &transactions, (is_late, steps))?;
     }
-    run.outcome.transactions.reserve(transactions.len());
-    run.outcome.receipts.reserve(transactions.len());
-    let mut looked_at_gas = 0;
-    let mut waiting = transactions.into_iter();
-    let mut at = 0;
-    steps.look_ahead(evm, at, waiting.as_slice());
-    while let Some(transaction) = waiting.next() {
-        if run.outcome.gas_used - looked_at_gas >= GAS_BETWEEN_LOOKS {
-            looked_at_gas = run.outcome.gas_used;
-            if is_late() {
-                run.outcome.left_over.push(transaction);
-                break;
-            }
-        }
-        if run.outcome.transactions.len() == TXS_PER_MINI_BLOCK_MAX {
-            run.outcome.left_over.push(transaction);
-            break;
-        }
-        run.one(evm, block, (at, transaction), steps)?;
-        at += 1;
-        steps.look_ahead(evm, at, waiting.as_slice());
-    }
-    run.outcome.left_over.extend(waiting);
-    if !run.outcome.transactions.is_empty() {
-        run.outcome.diff = evm.store().take_diff();
+    steps.close();
+    let mut outcome = run.settle(transactions);
+    if !outcome.transactions.is_empty() {
+        outcome.diff = evm.store().take_diff();
         block.mini_blocks += 1;
     }
-    Ok(run.outcome)
+    Ok(outcome)
 }
 
+#[derive(Default)]
 struct Run {
     outcome: Outcome,
     /// Of the mini-block's transactions.
     bytes: usize,
+    /// Transactions before this one were taken, left over or dropped.
+    end: usize,
+    left_over: Vec<usize>,
+    dropped: Vec<(usize, String)>,
 }
 
 impl Run {
+    fn all(
+        &mut self,
+        evm: &mut Evm,
+        block: &mut OpenBlock,
+        transactions: &[SharedTransaction],
+        (is_late, steps): (&mut dyn FnMut() -> bool, &mut impl Steps),
+    ) -> Result<(), EngineError> {
+        let mut looked_at_gas = 0;
+        steps.look_ahead(evm, 0, transactions);
+        for (at, transaction) in transactions.iter().enumerate() {
+            if self.outcome.gas_used - looked_at_gas >= GAS_BETWEEN_LOOKS {
+                looked_at_gas = self.outcome.gas_used;
+                if is_late() {
+                    break;
+                }
+            }
+            if self.outcome.receipts.len() == TXS_PER_MINI_BLOCK_MAX {
+                break;
+            }
+            self.one(evm, block, (at, transaction), steps)?;
+            self.end = at + 1;
+            steps.look_ahead(evm, self.end, &transactions[self.end..]);
+        }
+        Ok(())
+    }
+
+    /// Gives each transaction to where it belongs.
+    fn settle(self, transactions: Arc<Vec<SharedTransaction>>) -> Outcome {
+        let Self { mut outcome, end, left_over, dropped, .. } = self;
+        // Nobody else looks at them any more, mostly: then they are moved.
+        let mut transactions = Arc::unwrap_or_clone(transactions);
+        let rest = transactions.split_off(end);
+        if !(left_over.is_empty() && dropped.is_empty()) {
+            let mut left_over = left_over.into_iter().peekable();
+            let mut dropped = dropped.into_iter().peekable();
+            let all = std::mem::take(&mut transactions);
+            for (at, transaction) in all.into_iter().enumerate() {
+                if left_over.next_if_eq(&at).is_some() {
+                    outcome.left_over.push(transaction);
+                } else if let Some((_, why)) = dropped.next_if(|(dropped, _)| *dropped == at) {
+                    outcome.dropped.push((transaction, why));
+                } else {
+                    transactions.push(transaction);
+                }
+            }
+        }
+        outcome.left_over.extend(rest);
+        outcome.transactions = transactions;
+        outcome
+    }
+
     fn one(
         &mut self,
         evm: &mut Evm,
         block: &mut OpenBlock,
-        (at, transaction): (usize, SharedTransaction),
+        (at, transaction): (usize, &SharedTransaction),
         steps: &mut impl Steps,
     ) -> Result<(), EngineError> {
         let bytes = transaction.block_bytes();
         if transaction.gas_limit() > block.environment.gas_limit {
-            self.outcome.dropped.push((transaction, "exceeds block gas limit".to_owned()));
+            self.dropped.push((at, "exceeds block gas limit".to_owned()));
             return Ok(());
         }
         let fits = transaction.gas_limit() <= block.gas_left()
             && bytes <= block.bytes_left()
             && self.bytes + bytes <= MINI_BLOCK_TRANSACTION_BYTES_MAX;
         if !fits {
-            self.outcome.left_over.push(transaction);
+            self.left_over.push(at);
             return Ok(());
         }
-        match steps.transact(evm, at, &block.environment, &transaction) {
+        match steps.transact(evm, at, &block.environment, transaction) {
             Ok(executed) => {
                 self.bytes += bytes;
                 self.take(evm, block, transaction, executed)
             }
             Err(TransactError::Invalid(error)) => {
                 match refusal::judge(&error, evm.last_tx(), block.environment.base_fee) {
-                    Verdict::LeftOver => self.outcome.left_over.push(transaction),
-                    Verdict::Dropped(why) => self.outcome.dropped.push((transaction, why)),
+                    Verdict::LeftOver => self.left_over.push(at),
+                    Verdict::Dropped(why) => self.dropped.push((at, why)),
                 }
                 Ok(())
             }
@@ -187,10 +226,13 @@ impl Run {
         &mut self,
         evm: &Evm,
         block: &mut OpenBlock,
-        transaction: SharedTransaction,
+        transaction: &SharedTransaction,
         executed: Executed,
     ) -> Result<(), EngineError> {
-        system::append_deposits(&mut block.deposits, &executed.logs, evm.rules())?;
+        // Logs that a lane has written are in its core's caches: they are not looked at here.
+        if executed.deposits {
+            system::append_deposits(&mut block.deposits, &executed.logs, evm.rules())?;
+        }
         block.transactions += 1;
         block.logs += u64::try_from(executed.logs.len()).unwrap_or(u64::MAX);
         block.bytes += transaction.block_bytes();
@@ -203,7 +245,6 @@ impl Run {
             cumulative_gas_used: block.gas_used,
             logs: executed.logs,
         });
-        self.outcome.transactions.push(transaction);
         Ok(())
     }
 }

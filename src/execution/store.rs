@@ -4,16 +4,18 @@
 //! Beside it stands the list of what changed since the last `take_diff`, with the values before.
 
 use crate::execution::{
-    cache::{Below, Cache, Cached, Codes, Hot, Window, bring},
+    cache::{Below, Cache, Cached, Codes, Hot, Window, bring_accounts, bring_slots},
     hashes::BlockHashes,
     preimages::{Expected, Preimages, Remembers},
     table::{Id, hash},
-    words::{account_key, account_value, address_of, hot_of, incarnation_of, slot_key, slot_of},
+    words::{
+        account_key, account_value, address_of, code_key, hot_of, incarnation_of, slot_key, slot_of,
+    },
 };
 use crate::types::{
     diff::{Account, AccountDiff, Diff},
     ids::BlockNumber,
-    map::{Hasher, Map},
+    map::{Hasher, Ordered},
     overlay::Overlay,
     view::{StateView, ViewError},
 };
@@ -248,6 +250,18 @@ impl Store {
         Window { young, old, below, late_parent: self.late_parent }
     }
 
+    /// Has an account's record brought near to be written.
+    #[inline]
+    pub(super) fn bring_account_to_write(&self, id: Id) {
+        self.cache.accounts.reader().bring_to_write(id);
+    }
+
+    /// Has a slot's record brought near to be written.
+    #[inline]
+    pub(super) fn bring_slot_to_write(&self, id: Id) {
+        self.cache.slots.reader().bring_to_write(id);
+    }
+
     /// Which write an account stands at.
     #[inline]
     pub(super) fn account_version(&self, id: Id) -> u64 {
@@ -385,7 +399,7 @@ impl Store {
         }
         let had = self.hot(id).account.map_or(KECCAK256_EMPTY, |account| account.code_hash);
         if account.code_hash != had {
-            self.codes.fresh.insert(account.code_hash, code.clone());
+            self.codes.fresh.insert(code_key(account.code_hash), code.clone());
         }
     }
 
@@ -394,8 +408,10 @@ impl Store {
         let mut diff = Diff::default();
         let Self { cache, changes, codes, .. } = self;
         diff.accounts.reserve(changes.accounts.len());
-        // Mostly in order already, and then this costs next to nothing.
-        changes.slots.sort_by_key(|slot| slot.of);
+        if !changes.slots.is_sorted_by_key(|slot| slot.of) {
+            // Stable or not: of a slot that changed twice there is only one entry anyway.
+            changes.slots.sort_unstable_by_key(|slot| slot.of);
+        }
         let mut next_slot = 0;
         for (at, change) in changes.accounts.iter().enumerate() {
             if let Some(far) = changes.accounts.get(at + RECORDS_AHEAD) {
@@ -405,7 +421,7 @@ impl Store {
                 hot_of(&cache.accounts.reader().read(change.id).value);
             let wiped = change.wiped && change.before.is_some();
             let slots = change.slots as usize;
-            let mut storage = Map::with_capacity_and_hasher(slots, Hasher::default());
+            let mut storage = Ordered::with_capacity_and_hasher(slots, Hasher::default());
             for at in next_slot..next_slot + slots {
                 if let Some(far) = changes.slots.get(at + RECORDS_AHEAD) {
                     cache.slots.reader().bring(far.id);
@@ -423,7 +439,7 @@ impl Store {
                 continue;
             }
             if let Some(account) = account
-                && let Some(code) = codes.fresh.get(&account.code_hash)
+                && let Some(code) = codes.fresh.get(&code_key(account.code_hash))
             {
                 diff.codes.insert(account.code_hash, code.original_bytes());
             }
@@ -472,8 +488,9 @@ impl Remembers for Store {
         &mut self.preimages
     }
 
-    fn bring(&self, expected: &[Expected]) {
-        bring(self.cache.accounts.reader(), self.cache.slots.reader(), expected);
+    fn bring(&self, senders: &[Address], expected: &[Expected]) {
+        bring_accounts(self.cache.accounts.reader(), senders);
+        bring_slots(self.cache.accounts.reader(), self.cache.slots.reader(), expected);
     }
 }
 
@@ -486,11 +503,11 @@ impl Database for Store {
     }
 
     fn code_by_hash(&mut self, hash: B256) -> Result<Bytecode, ReadError> {
-        if let Some(code) = self.codes.known.get(&hash).or_else(|| self.codes.fresh.get(&hash)) {
+        if let Some(code) = self.codes.get(hash) {
             return Ok(code.clone());
         }
         let code = self.below.code(hash)?;
-        self.codes.keep(hash, code.clone(), self.limits.code_bytes_max);
+        self.codes.keep(code_key(hash), code.clone(), self.limits.code_bytes_max);
         Ok(code)
     }
 

@@ -5,7 +5,7 @@
 //! takes the words between two looks at the version and tries again where they differ
 //! (H.-J. Boehm, "Can Seqlocks Get Along With Programming Language Memory Models?", MSPC 2012).
 
-use crate::execution::prefetch::prefetch;
+use crate::execution::prefetch::{prefetch, prefetch_to_write};
 use crate::types::map::Hasher;
 use std::{
     array,
@@ -172,6 +172,12 @@ impl<const K: usize, const V: usize> Reader<K, V> {
     #[inline]
     pub(super) fn bring(&self, id: Id) {
         prefetch(self.record(id));
+    }
+
+    /// Has a record brought near as one's own.
+    #[inline]
+    pub(super) fn bring_to_write(&self, id: Id) {
+        prefetch_to_write(self.record(id));
     }
 
     /// The key of a record.

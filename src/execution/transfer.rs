@@ -28,17 +28,16 @@ pub(super) struct Parties {
     pub(super) recipient: Option<Id>,
 }
 
-/// Does a plain transfer, or nothing where it is none or not a valid one.
+/// Does what may be a plain transfer to `to`, or nothing where it is none or not a valid one.
 ///
 /// # Errors
 /// Where the state cannot be read; then nothing was changed.
 pub(super) fn transfer(
     store: &mut Store,
     block: &BlockEnvironment,
-    chain_id: u64,
-    (transaction, parties): (&RecoveredTransaction, Parties),
+    transaction: &RecoveredTransaction,
+    (to, parties): (Address, Parties),
 ) -> Result<Option<Executed>, ReadError> {
-    let Some(to) = plain_recipient(transaction, chain_id) else { return Ok(None) };
     let envelope = &transaction.envelope;
     let (Some(tip), from) = (transaction.effective_tip(block.base_fee), transaction.sender) else {
         return Ok(None);
@@ -62,7 +61,8 @@ pub(super) fn transfer(
     let fee = tip + U256::from(gas * u128::from(block.base_fee));
     let paid = Account { nonce: sender.nonce + 1, balance: sender.balance - fee - value, ..sender };
     let fees_id = store.account_id(block.fee_recipient)?;
-    let done = Ok(Some(Executed { success: true, gas_used: TRANSFER_GAS, logs: Vec::new() }));
+    let (gas_used, logs) = (TRANSFER_GAS, Vec::new());
+    let done = Ok(Some(Executed { success: true, gas_used, logs, deposits: false }));
     if from_id != to_id && from_id != fees_id && to_id != fees_id {
         let fees_hot = store.hot(fees_id);
         let Some(received) = credited(recipient_hot.account, value) else { return Ok(None) };

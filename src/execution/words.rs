@@ -3,9 +3,27 @@
 use crate::execution::cache::Hot;
 use crate::types::diff::Account;
 use alloy_primitives::{Address, B256, U256};
+use std::hash::{Hash, Hasher};
 
 /// Of a meta word: the account exists. The bits above count its incarnations.
 const EXISTS: u64 = 1;
+
+/// Words as the key of a map, hashed as words and not as bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Key<const N: usize>(pub(super) [u64; N]);
+
+impl<const N: usize> Hash for Key<N> {
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.iter().for_each(|word| state.write_u64(*word));
+    }
+}
+
+/// The key of code: its hash.
+#[inline]
+pub(super) fn code_key(hash: B256) -> Key<4> {
+    Key([word(&hash.0, 0), word(&hash.0, 8), word(&hash.0, 16), word(&hash.0, 24)])
+}
 
 /// An account's key: its address.
 #[inline]

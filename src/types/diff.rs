@@ -35,7 +35,7 @@ pub struct AccountDiff {
     /// Storage before this change is void: every slot not in `storage` is zero.
     pub wiped: bool,
     /// Changed slots and their new values; zero means deleted.
-    pub storage: Map<U256, U256>,
+    pub storage: Ordered<U256, U256>,
 }
 
 /// All changes of a span of execution (transaction, mini-block, block), newest values only.

@@ -5,11 +5,11 @@ use crate::execution::{
     call::function,
     evm::{EngineError, Evm, Executed, TransactError},
     parallel::{
-        lane::{Ahead, COMMITTER, FREE, Lane, Work},
+        lane::{COMMITTER, FREE, Lane, Work},
         pace::{Pace, Paced},
         plan::{Hints, Plan},
         planted::{Fault, planted},
-        speculation::{Conflict, Speculation},
+        speculation::{Batch, Conflict},
     },
     prefetch::prefetch,
     preimages::{Remembers as _, foresee, remember},
@@ -95,8 +95,12 @@ pub struct Parallel {
 /// The engine's end of a lane.
 struct Port {
     work: Sender<Arc<Work>>,
-    done: Receiver<Ahead>,
-    spare: Sender<Box<Speculation>>,
+    done: Receiver<Box<Batch>>,
+    spare: Sender<Box<Batch>>,
+    /// What it is taking over, and the next in it.
+    taking: (Box<Batch>, usize),
+    /// The next batch, on its way from the lane's caches to those of the committing thread.
+    coming: Option<Box<Batch>>,
 }
 
 impl Parallel {
@@ -128,7 +132,9 @@ impl Parallel {
                 spare,
                 paced: Paced { who, pace: pace.clone() },
             });
-            ports.push(Port { work: wakers[at].clone(), done, spare: spare_in });
+            let work = wakers[at].clone();
+            let taking = Default::default();
+            ports.push(Port { work, done, spare: spare_in, taking, coming: None });
         }
         let engine = Self {
             evm,
@@ -144,7 +150,7 @@ impl Parallel {
     }
 
     /// Plans a cut and sets the lanes to work, where that is worth it.
-    fn begin(&mut self, transactions: &[SharedTransaction]) -> Option<Run> {
+    fn begin(&mut self, transactions: &Arc<Vec<SharedTransaction>>) -> Option<Run> {
         if self.lanes.is_empty() || transactions.len() < 2 {
             return None;
         }
@@ -165,15 +171,19 @@ impl Parallel {
             return None;
         }
         self.cut += 1;
-        for port in &self.lanes {
-            port.done.try_iter().for_each(|ahead| port.recycle(ahead));
+        for port in &mut self.lanes {
+            port.coming.take().into_iter().chain(port.done.try_iter()).for_each(|batch| {
+                port.recycle(batch);
+            });
+            port.taking.1 = port.taking.0.done.len();
         }
         let plan = &self.plan;
         let work = Arc::new(Work {
             cut: self.cut,
             block: self.evm.block().clone(),
             window: self.evm.store().window(),
-            transactions: plan.positions.iter().map(|at| Arc::clone(&transactions[*at])).collect(),
+            all: Arc::clone(transactions),
+            positions: plan.positions.clone(),
             lanes: plan.lanes.clone(),
             follows: plan.follows.clone(),
             followed: plan.followed.clone(),
@@ -194,18 +204,15 @@ impl Engine for Parallel {
         transactions: Vec<SharedTransaction>,
         is_late: &mut dyn FnMut() -> bool,
     ) -> Result<Outcome, EngineError> {
+        let transactions = Arc::new(transactions);
         let run = self.begin(&transactions);
         let Self { evm, counts, conflicts, lanes, plan, hints, paced, .. } = self;
         let chain_id = evm.rules().chain_id;
-        let near = [Near::default(); AHEAD];
+        let near = [None; AHEAD];
         let (plan, foreseen) = (&*plan, 0);
         let mut crew =
             Crew { counts, conflicts, lanes, plan, hints, paced, run, near, foreseen, chain_id };
-        let outcome = serial::execute(evm, block, transactions, is_late, &mut crew);
-        if let Some(run) = crew.run {
-            run.work.closed.store(true, Ordering::Release);
-        }
-        outcome
+        serial::execute(evm, block, transactions, is_late, &mut crew)
     }
 }
 
@@ -217,11 +224,11 @@ const ACCOUNTS_AHEAD: usize = 8;
 /// Calls whose hashes are computed side by side before they are executed, at most.
 const CALLS_AHEAD: usize = 8;
 
-/// What has been found out about a transaction ahead of its execution.
-#[derive(Debug, Clone, Copy, Default)]
+/// What may be a plain transfer, by the hashes of its parties, ahead of its execution.
+#[derive(Debug, Clone, Copy)]
 struct Near {
     sender: u64,
-    recipient: Option<(Address, u64)>,
+    recipient: u64,
 }
 
 impl Steps for Crew<'_> {
@@ -232,16 +239,18 @@ impl Steps for Crew<'_> {
         }
         let store = evm.store();
         if let Some(next) = waiting.get(LISTED_AHEAD) {
-            let sender = store.bring_place(next.sender);
-            let recipient = next.envelope.to().map(|to| (to, store.bring_place(to)));
-            self.near[(at + LISTED_AHEAD) % AHEAD] = Near { sender, recipient };
+            let to = plain_recipient(next, self.chain_id);
+            self.near[(at + LISTED_AHEAD) % AHEAD] = to.map(|to| Near {
+                sender: store.bring_place(next.sender),
+                recipient: store.bring_place(to),
+            });
         }
-        if waiting.len() > ACCOUNTS_AHEAD && at + ACCOUNTS_AHEAD >= LISTED_AHEAD {
-            let near = &self.near[(at + ACCOUNTS_AHEAD) % AHEAD];
+        if waiting.len() > ACCOUNTS_AHEAD
+            && at + ACCOUNTS_AHEAD >= LISTED_AHEAD
+            && let Some(near) = &self.near[(at + ACCOUNTS_AHEAD) % AHEAD]
+        {
             store.bring_account(near.sender);
-            if let Some((_, hash)) = near.recipient {
-                store.bring_account(hash);
-            }
+            store.bring_account(near.recipient);
         }
         if at >= self.foreseen {
             let next = waiting.iter().take(CALLS_AHEAD).enumerate();
@@ -257,19 +266,29 @@ impl Steps for Crew<'_> {
         block: &BlockEnvironment,
         transaction: &RecoveredTransaction,
     ) -> Result<Executed, TransactError> {
+        let Some(to) = plain_recipient(transaction, self.chain_id) else {
+            return self.one(evm, at, (block, transaction));
+        };
         let store = evm.store();
         let mut parties = Parties::default();
-        if at >= LISTED_AHEAD {
-            let near = &self.near[at % AHEAD];
+        if at >= LISTED_AHEAD
+            && let Some(near) = &self.near[at % AHEAD]
+        {
             parties.sender = store.cached_id(transaction.sender, near.sender);
-            parties.recipient = near.recipient.and_then(|(to, hash)| store.cached_id(to, hash));
+            parties.recipient = store.cached_id(to, near.recipient);
         }
-        let done = transfer(store, block, self.chain_id, (transaction, parties));
+        let done = transfer(store, block, transaction, (to, parties));
         if let Some(done) = done.map_err(EngineError::from)? {
             self.counts.direct += 1;
             return Ok(done);
         }
         self.one(evm, at, (block, transaction))
+    }
+
+    fn close(&mut self) {
+        if let Some(run) = self.run.take() {
+            run.work.closed.store(true, Ordering::Release);
+        }
     }
 }
 
@@ -290,12 +309,12 @@ struct Run {
 struct Crew<'a> {
     counts: &'a mut Counts,
     conflicts: &'a mut Conflicts,
-    lanes: &'a [Port],
+    lanes: &'a mut [Port],
     plan: &'a Plan,
     hints: &'a mut Hints,
     paced: &'a Paced,
     run: Option<Run>,
-    near: [Near; AHEAD],
+    near: [Option<Near>; AHEAD],
     /// Transactions before this one have been prepared for.
     foreseen: usize,
     chain_id: u64,
@@ -321,11 +340,11 @@ impl Crew<'_> {
         self.paced.point();
         let (mut conflicted, mut was_ahead) = (false, false);
         let taken = match self.ahead(&work, place) {
-            Some((port, mut ahead)) => {
-                let taken = take_over(&mut ahead, evm.store(), block, transaction);
-                let taken = taken.map_err(EngineError::from)?;
-                self.lanes[port].put_back(ahead);
-                taken
+            Some((port, at)) => {
+                let batch = &mut self.lanes[port].taking.0;
+                batch.bring(evm.store(), at + 1);
+                take_over(batch, at, evm.store(), (block, transaction))
+                    .map_err(EngineError::from)?
             }
             None => Taken::Nothing,
         };
@@ -350,8 +369,10 @@ impl Crew<'_> {
             }
         };
         self.weigh(&work, (conflicted, was_ahead));
-        let committed = u32::try_from(place + 1).unwrap_or(u32::MAX);
-        work.committed.store(committed, Ordering::Release);
+        // Every lane looks at it: not each time anew.
+        if (place + 1).is_multiple_of(TOLD_EVERY) {
+            tell_committed(&work, place + 1);
+        }
         if let Ok(executed) = &done {
             self.hints.learn(function(transaction), executed.gas_used, conflicted);
         }
@@ -379,34 +400,72 @@ impl Crew<'_> {
     }
 
     /// What a lane has done of a transaction that it claimed, waited for; `None` where no lane
-    /// has claimed it, and none will from now on.
-    fn ahead(&self, work: &Work, place: usize) -> Option<(usize, Box<Speculation>)> {
+    /// has claimed it, and none will from now on. The lane's port, and the place in its batch.
+    fn ahead(&mut self, work: &Work, place: usize) -> Option<(usize, usize)> {
         if work.lanes[place] == 0 {
             return None;
         }
         let claim = &work.claims[place];
         let (free, mine) = (FREE, COMMITTER);
-        let lane = claim.compare_exchange(free, mine, Ordering::AcqRel, Ordering::Acquire).err()?;
-        let port = usize::from(lane) - 1;
-        loop {
-            let ahead = self.paced.receive(&self.lanes[port].done)?;
-            if ahead.cut == work.cut && ahead.place as usize == place {
-                return Some((port, ahead.speculation));
+        let lane = match claim.load(Ordering::Acquire) {
+            FREE => {
+                claim.compare_exchange(free, mine, Ordering::AcqRel, Ordering::Acquire).err()?
             }
-            // Of an earlier cut, or left out since by the block's limits.
-            self.lanes[port].recycle(ahead);
+            lane => lane,
+        };
+        let port = usize::from(lane) - 1;
+        let wanted = u32::try_from(place).unwrap_or(u32::MAX);
+        loop {
+            let (batch, next) = &mut self.lanes[port].taking;
+            // Those left out by the block's limits are passed over.
+            *next += batch.done[*next..].iter().take_while(|it| it.place < wanted).count();
+            if batch.cut == work.cut && *next < batch.done.len() {
+                *next += 1;
+                let at = *next - 1;
+                self.lanes[port].look_for_next();
+                return Some((port, at));
+            }
+            let port = &mut self.lanes[port];
+            port.look_for_next();
+            let batch = port.coming.take().or_else(|| {
+                tell_committed(work, place);
+                self.paced.receive(&port.done)
+            })?;
+            port.take(batch);
         }
     }
 }
 
+/// Transactions after which the lanes are told how far the committing thread is.
+const TOLD_EVERY: usize = 4;
+
+fn tell_committed(work: &Work, place: usize) {
+    let committed = u32::try_from(place).unwrap_or(u32::MAX);
+    work.committed.store(committed, Ordering::Release);
+}
+
 impl Port {
-    fn recycle(&self, ahead: Ahead) {
-        self.put_back(ahead.speculation);
+    /// Goes on with the next batch.
+    fn take(&mut self, batch: Box<Batch>) {
+        let (taken, next) = &mut self.taking;
+        let taken = std::mem::replace(taken, batch);
+        *next = 0;
+        self.recycle(taken);
     }
 
-    fn put_back(&self, speculation: Box<Speculation>) {
+    /// Has the next batch, if it is there, brought near.
+    fn look_for_next(&mut self) {
+        if self.coming.is_none()
+            && let Ok(batch) = self.done.try_recv()
+        {
+            batch.bring_all();
+            self.coming = Some(batch);
+        }
+    }
+
+    fn recycle(&self, batch: Box<Batch>) {
         // Where there is enough room already, it is given back to the allocator.
-        drop(self.spare.try_send(speculation));
+        drop(self.spare.try_send(batch));
     }
 }
 
@@ -431,15 +490,16 @@ enum Taken {
 
 /// Checks a speculation and commits it; without `All` nothing was changed.
 fn take_over(
-    ahead: &mut Speculation,
+    batch: &mut Batch,
+    at: usize,
     store: &mut Store,
-    block: &BlockEnvironment,
-    transaction: &RecoveredTransaction,
+    (block, transaction): (&BlockEnvironment, &RecoveredTransaction),
 ) -> Result<Taken, ReadError> {
-    let (Some(executed), Some(cost)) = (ahead.executed.take(), transaction.checked_cost()) else {
+    let cost = transaction.checked_cost();
+    let (Some(executed), Some(cost)) = (batch.done[at].executed.take(), cost) else {
         return Ok(Taken::Abandoned);
     };
-    if let Err(conflict) = ahead.check(store, transaction.sender, cost)? {
+    if let Err(conflict) = batch.check(store, at, (transaction.sender, cost))? {
         return Ok(Taken::Conflict(conflict));
     }
     let tip = transaction.effective_tip(block.base_fee).unwrap_or_default();
@@ -452,7 +512,7 @@ fn take_over(
     let Some(balance) = account.balance.checked_add(tip).filter(|_| !is_empty) else {
         return Ok(Taken::Abandoned);
     };
-    ahead.apply(store)?;
+    batch.apply(store, at)?;
     if !tip.is_zero() && !planted(Fault::TipDropped) {
         store.set_account(recipient, Some(Account { balance, ..account }));
     }

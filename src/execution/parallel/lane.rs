@@ -5,7 +5,7 @@ use crate::execution::{
     evm::{Evm, Executed, Rules, tx_env},
     parallel::{
         pace::Paced,
-        speculation::{AccountWrite, SlotRead, SlotWrite, Speculation, WEI_MAX},
+        speculation::{AccountWrite, Batch, SlotRead, SlotWrite, Source, Speculation, WEI_MAX},
         view::View,
         watch::watch,
     },
@@ -14,7 +14,7 @@ use crate::execution::{
     store::{ReadError, outcome_of},
 };
 use crate::types::transaction::{RecoveredTransaction, SharedTransaction};
-use alloy_primitives::{Address, KECCAK256_EMPTY};
+use alloy_primitives::{Address, KECCAK256_EMPTY, U256};
 use crossbeam_channel::{Receiver, Sender};
 use revm::{
     context::BlockEnv,
@@ -37,6 +37,12 @@ pub(super) const COMMITTER: u8 = u8::MAX;
 /// No transaction before it on its lane is known to change what it reads.
 pub(super) const NOBODY: u32 = u32::MAX;
 
+/// Transactions that are handed over together, at most.
+const BATCH_MAX: usize = 8;
+/// Places behind the committing thread's at which it will soon wait.
+const NEAR: u32 = 8;
+/// Gas of a transaction for whose end what is done before it may have to wait.
+const GAS_WAITED_FOR: u64 = 1_000_000;
 /// Places at which a lane looks to prepare for what it will execute there.
 const PLACES_AHEAD: usize = 16;
 
@@ -46,7 +52,10 @@ pub(super) struct Work {
     pub(super) cut: u64,
     pub(super) block: BlockEnv,
     pub(super) window: Window,
-    pub(super) transactions: Vec<SharedTransaction>,
+    /// All of the cut.
+    pub(super) all: Arc<Vec<SharedTransaction>>,
+    /// Those that need the EVM, by their places in the cut.
+    pub(super) positions: Vec<usize>,
     /// For each, the lane that it is planned for; 0: executed in place.
     pub(super) lanes: Vec<u8>,
     /// For each, the one before it that it depends on.
@@ -61,11 +70,10 @@ pub(super) struct Work {
     pub(super) closed: AtomicBool,
 }
 
-/// What a lane has done.
-pub(super) struct Ahead {
-    pub(super) cut: u64,
-    pub(super) place: u32,
-    pub(super) speculation: Box<Speculation>,
+impl Work {
+    fn transaction(&self, place: usize) -> &RecoveredTransaction {
+        &self.all[self.positions[place]]
+    }
 }
 
 /// A lane before its thread runs it.
@@ -75,9 +83,9 @@ pub struct Lane {
     pub(super) work: Receiver<Arc<Work>>,
     /// Lanes that this one wakes.
     pub(super) next: Vec<Sender<Arc<Work>>>,
-    pub(super) done: Sender<Ahead>,
-    /// Speculations whose room can be used again.
-    pub(super) spare: Receiver<Box<Speculation>>,
+    pub(super) done: Sender<Box<Batch>>,
+    /// Batches whose room can be used again.
+    pub(super) spare: Receiver<Box<Batch>>,
     pub(super) paced: Paced,
 }
 
@@ -115,6 +123,7 @@ impl Lane {
             }
             let committed = work.committed.load(Ordering::Acquire);
             let here = u32::try_from(place).unwrap_or(u32::MAX);
+            self.hand_over(evm.store(), work, Some((committed, work.transaction(place))))?;
             if here < committed {
                 continue;
             }
@@ -131,32 +140,55 @@ impl Lane {
             if place >= foreseen {
                 foreseen = place + self.look_ahead(evm, work, place);
             }
-            let into = self.spare.try_recv().unwrap_or_default();
-            evm.store().begin(into, follows, committed);
-            let executed = evm.speculate(&work.transactions[place]);
-            if executed.is_some() && work.followed[place] {
-                evm.store().keep_own(here);
+            evm.store().begin(follows, committed);
+            let executed = evm.speculate(work.transaction(place));
+            let view = evm.store();
+            if executed.is_none() {
+                view.batch.cut_off(view.begins);
+            } else if work.followed[place] {
+                view.keep_own(here);
             }
-            let mut speculation = std::mem::take(&mut evm.store().reads);
-            speculation.executed = executed;
-            self.paced.point();
-            self.done.send(Ahead { cut: work.cut, place: here, speculation }).map_err(drop)?;
+            let ends = view.batch.ends();
+            view.batch.done.push(Speculation { place: here, executed, ends });
         }
+        self.hand_over(evm.store(), work, None)?;
         evm.store().close();
         Ok(())
     }
 
+    /// Hands over what is done where that is enough, where the committing thread may be waiting
+    /// for it, before a transaction (the next) that may take long, and where nothing is next.
+    fn hand_over(
+        &self,
+        view: &mut View,
+        work: &Work,
+        next: Option<(u32, &RecoveredTransaction)>,
+    ) -> Result<(), ()> {
+        let Some(first) = view.batch.done.first() else { return Ok(()) };
+        let can_wait = next.is_some_and(|(committed, next)| {
+            view.batch.done.len() < BATCH_MAX
+                && first.place > committed.saturating_add(NEAR)
+                && next.gas_limit() <= GAS_WAITED_FOR
+        });
+        if can_wait {
+            return Ok(());
+        }
+        let mut room = self.spare.try_recv().unwrap_or_default();
+        room.clear();
+        let mut batch = std::mem::replace(&mut view.batch, room);
+        batch.cut = work.cut;
+        self.paced.point();
+        self.done.send(batch).map_err(drop)
+    }
+
     /// Prepares for the transactions from `place` on, as many as it says.
     fn look_ahead(&self, evm: &mut Evm<View>, work: &Work, place: usize) -> usize {
-        let next = work.transactions[place..].iter().zip(&work.lanes[place..]).take(PLACES_AHEAD);
-        let mine = next.map(|(it, lane)| (*lane == self.number).then_some(&**it));
-        let looked_at = foresee(evm.store(), mine.clone());
-        let far = work.transactions.iter().zip(&work.lanes).skip(place + looked_at);
-        for (transaction, lane) in far.take(PLACES_AHEAD) {
-            if *lane == self.number {
-                prefetch(&**transaction);
-            }
-        }
+        let mine = |place: &usize| work.lanes[*place] == self.number;
+        let next = place..work.lanes.len().min(place + PLACES_AHEAD);
+        let calls = next.map(|place| mine(&place).then(|| work.transaction(place)));
+        let looked_at = foresee(evm.store(), calls);
+        let far = place + looked_at..work.lanes.len().min(place + looked_at + PLACES_AHEAD);
+        far.filter(mine).for_each(|place| prefetch(work.transaction(place)));
         looked_at
     }
 }
@@ -194,9 +226,7 @@ impl Evm<View> {
         let is_kept = result.is_ok() && note_writes(view, &mut journal.inner.state, parties);
         self.discard();
         let result = result.ok().filter(|_| is_kept)?;
-        let (success, gas_used) = (result.is_success(), result.tx_gas_used());
-        let logs = if success { result.into_logs() } else { Vec::new() };
-        Some(Executed { success, gas_used, logs })
+        Some(Executed::new(result, &self.rules))
     }
 }
 
@@ -210,48 +240,68 @@ fn note_writes(
     if state.get(&fee_recipient).is_some_and(Account::is_touched) {
         return false;
     }
-    let reads = &mut view.reads;
+    let (batch, begins) = (&mut *view.batch, view.begins);
     for (address, account) in state.drain().filter(|(_, account)| account.is_touched()) {
-        let place = reads.accounts.iter().position(|read| read.address == address);
-        let Some(read) = place else { return false };
+        let reads = &batch.accounts[begins.accounts..];
+        let Some(read) = reads.iter().position(|read| read.address == address) else {
+            return false;
+        };
+        let read = begins.accounts + read;
         let (after, created) = (outcome_of(&account), account.is_created());
-        let seen = reads.accounts[read].hot.account;
-        let slots_begin = reads.slot_writes.len();
+        let seen = batch.accounts[read].hot.account;
+        let slots_begin = batch.slot_writes.len();
         if after.is_some() {
             let changed = account.storage.iter().filter(|(_, slot)| slot.is_changed());
             for (slot, new) in changed {
-                let known = |read: &SlotRead| read.slot == *slot && read.address == address;
-                let read = reads.slots.iter().position(known);
-                reads.slot_writes.push(SlotWrite { slot: *slot, read, value: new.present_value });
+                let read = slot_read(batch, begins.slots, (address, *slot));
+                batch.slot_writes.push(SlotWrite { read, value: new.present_value });
             }
         }
-        let slots_end = reads.slot_writes.len();
+        let slots_end = batch.slot_writes.len();
         if after == seen && !created && slots_begin == slots_end {
             continue;
         }
         let had = seen.map_or(KECCAK256_EMPTY, |account| account.code_hash);
         let has = after.map_or(KECCAK256_EMPTY, |account| account.code_hash);
         let code = if has == had { None } else { account.info.code };
-        reads.account_writes.push(AccountWrite { read, after, created, code, slots_end });
+        let (read, slots_end) = (number(read), number(slots_end));
+        batch.account_writes.push(AccountWrite { read, after, created, code, slots_end });
     }
     free_balances(view, sender);
     true
 }
 
+/// The place of a slot among the reads, where it is put if it was not read.
+fn slot_read(batch: &mut Batch, begins: usize, (address, slot): (Address, U256)) -> u32 {
+    let known = |read: &SlotRead| read.slot == slot && read.address == address;
+    let known = batch.slots[begins..].iter().position(known);
+    let at = known.map_or(batch.slots.len(), |at| begins + at);
+    if known.is_none() {
+        batch.slot_sources.push(Source::Unread);
+        batch.slots.push(SlotRead { address, slot, incarnation: 0, value: U256::ZERO });
+    }
+    number(at)
+}
+
+fn number(at: usize) -> u32 {
+    u32::try_from(at).unwrap_or(u32::MAX)
+}
+
 /// Marks the accounts whose balance plays no part: nobody looked at it, and it did not fall (or
 /// only by what the sender pays, which `check` knows).
 fn free_balances(view: &mut View, sender: Address) {
-    let mut reads = std::mem::take(&mut view.reads);
-    for read in &mut reads.accounts {
+    let mut batch = std::mem::take(&mut view.batch);
+    let begins = view.begins;
+    for read in &mut batch.accounts[begins.accounts..] {
         read.any_balance = read.hot.account.is_some() && !view.was_looked_at(&read.address);
     }
-    for write in &reads.account_writes {
-        let read = &mut reads.accounts[write.read];
+    for write in &batch.account_writes[begins.account_writes..] {
+        let read = &mut batch.accounts[write.read as usize];
         let stays = write.after.zip(read.hot.account).is_some_and(|(after, before)| {
             let falls = after.balance < before.balance && read.address != sender;
             after.code_hash == before.code_hash && after.balance < WEI_MAX && !falls
         });
         read.any_balance &= stays && !write.created;
     }
-    view.reads = reads;
+    view.batch = batch;
 }

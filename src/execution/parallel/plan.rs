@@ -6,7 +6,7 @@
 //! them with each other. What has not failed for long is trusted a little more again.
 
 use crate::execution::{
-    call::{Function, function},
+    call::{Function, contract, function},
     parallel::lane::NOBODY,
 };
 use crate::types::{
@@ -27,8 +27,8 @@ const CONFLICTS_TOLERATED: u32 = 3;
 const CALM: u32 = 20_000;
 /// Words of call data that are looked at for addresses.
 const WORDS_MAX: usize = 8;
-/// What taking over a speculation costs the committing thread, as a part of executing it: 1/8.
-const TAKING_OVER: u32 = 3;
+/// What taking over a speculation costs the committing thread, in sixteenths of executing it.
+const TAKING_OVER: u64 = 3;
 /// Below this much gas a cut is done before the lanes are awake.
 const GAS_WORTH_WAKING: u64 = 200_000;
 
@@ -142,8 +142,9 @@ impl Plan {
     }
 
     fn add(&mut self, position: usize, transaction: &RecoveredTransaction, hints: &Hints) -> u64 {
-        let (to, selector) = function(transaction);
-        let hint = hints.known.get(&(to, selector)).copied().unwrap_or_default();
+        let of = function(transaction);
+        let to = contract(of);
+        let hint = hints.known.get(&of).copied().unwrap_or_default();
         let limit = transaction.gas_limit();
         let gas = if hint.gas == 0 { limit.min(GAS_GUESS) } else { hint.gas.min(limit) };
         let mut tokens = [0; WORDS_MAX + 2];
@@ -166,7 +167,7 @@ impl Plan {
         let place = u32::try_from(self.lanes.len()).unwrap_or(NOBODY);
         self.loads[usize::from(lane)] += gas;
         if lane != 0 {
-            self.loads[0] += gas >> TAKING_OVER;
+            self.loads[0] += gas * TAKING_OVER / 16;
         }
         self.positions.push(position);
         self.lanes.push(lane);

@@ -5,6 +5,7 @@ use crate::execution::{
     cache::Hot,
     evm::Executed,
     parallel::planted::{Fault, planted},
+    prefetch::prefetch_all,
     store::{ReadError, Store},
     table::Id,
 };
@@ -21,13 +22,14 @@ pub(super) enum Source {
     Own,
     /// Below the cache.
     Below,
+    /// Nowhere: it is only written to.
+    Unread,
 }
 
-/// An account as it was read.
+/// An account as it was read: looked at again only where its record has changed since.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AccountRead {
     pub(super) address: Address,
-    pub(super) source: Source,
     pub(super) hot: Hot,
     /// Any other balance would do as well, as long as what is paid can be paid.
     pub(super) any_balance: bool,
@@ -39,7 +41,6 @@ pub(super) struct SlotRead {
     pub(super) address: Address,
     pub(super) slot: U256,
     pub(super) incarnation: u32,
-    pub(super) source: Source,
     pub(super) value: U256,
 }
 
@@ -47,33 +48,57 @@ pub(super) struct SlotRead {
 #[derive(Debug)]
 pub(super) struct AccountWrite {
     /// Its place among the reads.
-    pub(super) read: usize,
-    pub(super) after: Option<Account>,
+    pub(super) read: u32,
+    /// Slots up to here, from where the account before ends.
+    pub(super) slots_end: u32,
     pub(super) created: bool,
+    pub(super) after: Option<Account>,
     /// Where it is new.
     pub(super) code: Option<Bytecode>,
-    /// Slots up to here, from where the account before ends.
-    pub(super) slots_end: usize,
 }
 
 /// What would become of a slot.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SlotWrite {
-    pub(super) slot: U256,
     /// Its place among the reads.
-    pub(super) read: Option<usize>,
+    pub(super) read: u32,
     pub(super) value: U256,
 }
 
-/// Everything that one transaction did ahead of its time.
-#[derive(Debug, Default)]
+/// What one transaction did ahead of its time.
+#[derive(Debug)]
 pub(super) struct Speculation {
-    pub(super) accounts: Vec<AccountRead>,
-    pub(super) slots: Vec<SlotRead>,
-    pub(super) account_writes: Vec<AccountWrite>,
-    pub(super) slot_writes: Vec<SlotWrite>,
+    /// Its place in the cut.
+    pub(super) place: u32,
     /// `None` where the lane gave up: then nothing else counts.
     pub(super) executed: Option<Executed>,
+    /// Where its parts end; they begin where those of the one before end.
+    pub(super) ends: Ends,
+}
+
+/// Places in the lists of a batch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Ends {
+    pub(super) accounts: usize,
+    pub(super) slots: usize,
+    pub(super) account_writes: usize,
+    pub(super) slot_writes: usize,
+}
+
+/// What a lane did ahead of time, some transactions in a row. It goes from one core's caches to
+/// another's: what the committing thread always looks at lies close together.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pub(super) cut: u64,
+    pub(super) done: Vec<Speculation>,
+    pub(super) account_sources: Vec<Source>,
+    pub(super) slot_sources: Vec<Source>,
+    pub(super) account_writes: Vec<AccountWrite>,
+    pub(super) slot_writes: Vec<SlotWrite>,
+    pub(super) accounts: Vec<AccountRead>,
+    pub(super) slots: Vec<SlotRead>,
+    /// Accounts that `check` has found with another balance than they were read with.
+    shifted: Vec<u32>,
 }
 
 /// What was read is no longer so.
@@ -83,101 +108,167 @@ pub(super) struct Conflict {
     pub(super) slot: Option<U256>,
 }
 
-impl Speculation {
+impl Batch {
     /// Forgets everything but its room.
     pub(super) fn clear(&mut self) {
-        self.accounts.clear();
-        self.slots.clear();
-        self.account_writes.clear();
-        self.slot_writes.clear();
-        self.executed = None;
+        self.done.clear();
+        self.cut_off(Ends::default());
     }
 
-    /// Looks whether all that was read still is so, and notes the records for `apply`. `cost` is
-    /// what the sender must be able to pay.
+    /// Where its lists end now.
+    pub(super) fn ends(&self) -> Ends {
+        Ends {
+            accounts: self.accounts.len(),
+            slots: self.slots.len(),
+            account_writes: self.account_writes.len(),
+            slot_writes: self.slot_writes.len(),
+        }
+    }
+
+    /// Forgets what lies behind these ends.
+    pub(super) fn cut_off(&mut self, ends: Ends) {
+        self.account_sources.truncate(ends.accounts);
+        self.accounts.truncate(ends.accounts);
+        self.slot_sources.truncate(ends.slots);
+        self.slots.truncate(ends.slots);
+        self.account_writes.truncate(ends.account_writes);
+        self.slot_writes.truncate(ends.slot_writes);
+    }
+
+    /// Where the lists of its speculation `at` begin.
+    fn begins(&self, at: usize) -> Ends {
+        at.checked_sub(1).map_or_else(Ends::default, |before| self.done[before].ends)
+    }
+
+    /// Has what the committing thread will look at brought near.
+    pub(super) fn bring_all(&self) {
+        prefetch_all(&self.done);
+        prefetch_all(&self.account_sources);
+        prefetch_all(&self.slot_sources);
+        prefetch_all(&self.account_writes);
+        prefetch_all(&self.slot_writes);
+    }
+
+    /// Has the records that speculation `at` would write brought near.
+    pub(super) fn bring(&self, store: &Store, at: usize) {
+        let Some(Speculation { ends, .. }) = self.done.get(at) else { return };
+        let begins = self.begins(at);
+        for source in &self.account_sources[begins.accounts..ends.accounts] {
+            if let Source::Cached(id, _) = source {
+                store.bring_account_to_write(*id);
+            }
+        }
+        for source in &self.slot_sources[begins.slots..ends.slots] {
+            if let Source::Cached(id, _) = source {
+                store.bring_slot_to_write(*id);
+            }
+        }
+    }
+
+    /// Looks whether all that speculation `at` read still is so, and notes the records for
+    /// `apply`. `cost` is what the sender must be able to pay.
     ///
     /// # Errors
     /// Where the view cannot be read.
     pub(super) fn check(
         &mut self,
         store: &mut Store,
-        sender: Address,
-        cost: U256,
+        at: usize,
+        (sender, cost): (Address, U256),
     ) -> Result<Result<(), Conflict>, ReadError> {
         if planted(Fault::NoCheck) {
             return Ok(Ok(()));
         }
-        for read in &mut self.accounts {
-            if planted(Fault::NoAccountCheck)
-                || (planted(Fault::ExpectationTrusted) && read.source == Source::Own)
-            {
-                continue;
-            }
-            let id = match read.source {
+        let (begins, ends) = (self.begins(at), self.done[at].ends);
+        self.shifted.clear();
+        for at in begins.accounts..ends.accounts {
+            let source = &mut self.account_sources[at];
+            let is_passed_over = planted(Fault::NoAccountCheck)
+                || (planted(Fault::ExpectationTrusted) && *source == Source::Own);
+            let id = match *source {
+                _ if is_passed_over => continue,
                 Source::Cached(id, version) if store.account_version(id) == version => continue,
                 Source::Cached(id, _) => id,
-                Source::Own => store.account_id(read.address)?,
-                Source::Below => store.adopt_account(read.address, read.hot),
+                Source::Own | Source::Unread => store.account_id(self.accounts[at].address)?,
+                Source::Below => {
+                    store.adopt_account(self.accounts[at].address, self.accounts[at].hot)
+                }
             };
-            read.source = Source::Cached(id, store.account_version(id));
-            let now = store.hot(id);
+            *source = Source::Cached(id, store.account_version(id));
+            let (read, now) = (&self.accounts[at], store.hot(id));
             let least = if read.address == sender { cost } else { U256::ZERO };
             let is_free = read.any_balance || planted(Fault::LookedAtBalanceIsFree);
-            if now != read.hot && !(is_free && differs_in_wei(&read.hot, &now, least)) {
-                return Ok(Err(Conflict { address: read.address, slot: None }));
+            if now != read.hot {
+                if !(is_free && differs_in_wei(&read.hot, &now, least)) {
+                    return Ok(Err(Conflict { address: read.address, slot: None }));
+                }
+                self.shifted.push(u32::try_from(at).unwrap_or(u32::MAX));
             }
         }
-        for read in &mut self.slots {
-            if planted(Fault::NoSlotCheck)
-                || (planted(Fault::ExpectationTrusted) && read.source == Source::Own)
-            {
-                continue;
-            }
-            let SlotRead { address, slot, incarnation, .. } = *read;
-            let id = match read.source {
+        for at in begins.slots..ends.slots {
+            let source = &mut self.slot_sources[at];
+            let is_passed_over = planted(Fault::NoSlotCheck)
+                || (planted(Fault::ExpectationTrusted) && *source == Source::Own);
+            let id = match *source {
+                Source::Unread => continue,
+                _ if is_passed_over => continue,
                 Source::Cached(id, version) if store.slot_version(id) == version => continue,
                 Source::Cached(id, _) => id,
-                Source::Own => store.slot_id(address, incarnation, &slot)?,
-                Source::Below => store.adopt_slot(address, incarnation, &slot, read.value),
+                Source::Own => {
+                    let SlotRead { address, slot, incarnation, .. } = self.slots[at];
+                    store.slot_id(address, incarnation, &slot)?
+                }
+                Source::Below => {
+                    let SlotRead { address, slot, incarnation, value } = self.slots[at];
+                    store.adopt_slot(address, incarnation, &slot, value)
+                }
             };
-            read.source = Source::Cached(id, store.slot_version(id));
-            if store.slot(id) != read.value {
+            *source = Source::Cached(id, store.slot_version(id));
+            let SlotRead { address, slot, value, .. } = self.slots[at];
+            if store.slot(id) != value {
                 return Ok(Err(Conflict { address, slot: Some(slot) }));
             }
         }
         Ok(Ok(()))
     }
 
-    /// Writes what it would write. `check` has passed.
+    /// Writes what speculation `at` would write. `check` has passed.
     ///
     /// # Errors
     /// Where the view cannot be read.
-    pub(super) fn apply(&mut self, store: &mut Store) -> Result<(), ReadError> {
-        let mut slots_done = 0;
-        for write in &self.account_writes {
-            let read = &self.accounts[write.read];
-            let id = match read.source {
+    pub(super) fn apply(&mut self, store: &mut Store, at: usize) -> Result<(), ReadError> {
+        let (begins, ends) = (self.begins(at), self.done[at].ends);
+        let mut slots_done = begins.slot_writes;
+        for write in &self.account_writes[begins.account_writes..ends.account_writes] {
+            let read = write.read as usize;
+            let id = match self.account_sources[read] {
                 Source::Cached(id, _) => id,
-                Source::Own | Source::Below => store.account_id(read.address)?,
+                _ => store.account_id(self.accounts[read].address)?,
             };
-            let now = store.hot(id);
             if let (Some(after), Some(code)) = (&write.after, &write.code)
                 && !planted(Fault::CodeDropped)
             {
                 store.keep_fresh_code(id, after, code);
             }
             let created = write.created && !planted(Fault::VoidDropped);
-            store.leave_account(id, moved(write.after, &read.hot, &now), created);
-            let Hot { incarnation, .. } = store.hot(id);
-            for slot in &self.slot_writes[slots_done..write.slots_end] {
-                let known = slot.read.map(|at| &self.slots[at]);
-                let slot_id = match known.map(|read| (read.source, read.incarnation)) {
-                    Some((Source::Cached(id, _), of)) if of == incarnation => id,
-                    _ => store.slot_id(read.address, incarnation, &slot.slot)?,
+            let is_shifted = self.shifted.contains(&write.read);
+            let after = match write.after {
+                after if is_shifted => moved(after, &self.accounts[read].hot, &store.hot(id)),
+                after => after,
+            };
+            store.leave_account(id, after, created);
+            let slots_end = write.slots_end as usize;
+            for slot in &self.slot_writes[slots_done..slots_end] {
+                let slot_id = match self.slot_sources[slot.read as usize] {
+                    Source::Cached(id, _) if !write.created => id,
+                    _ => {
+                        let SlotRead { address, slot, .. } = self.slots[slot.read as usize];
+                        store.slot_id(address, store.hot(id).incarnation, &slot)?
+                    }
                 };
                 store.set_slot(id, slot_id, slot.value);
             }
-            slots_done = write.slots_end;
+            slots_done = slots_end;
         }
         Ok(())
     }

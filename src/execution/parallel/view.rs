@@ -1,15 +1,15 @@
 //! The state as a lane sees it: what is committed, and what the lane itself would have written.
 
 use crate::execution::{
-    cache::{Hot, Window, bring},
+    cache::{Hot, Window, bring_accounts, bring_slots},
     parallel::{
         pace::Paced,
-        speculation::{AccountRead, SlotRead, Source, Speculation},
+        speculation::{AccountRead, Batch, Ends, SlotRead, Source},
     },
     preimages::{Expected, Preimages, Remembers},
     store::{ReadError, account_info, is_late},
     table::Id,
-    words::{account_key, hot_of, slot_key},
+    words::{Key, account_key, code_key, hot_of, slot_key},
 };
 use crate::types::map::Map;
 use alloy_primitives::{Address, B256, U256};
@@ -28,12 +28,12 @@ const OWN_MAX: usize = 8_192;
 pub(super) struct View {
     window: Option<Window>,
     /// Read below the cache during this cut.
-    fetched: Map<Address, Hot>,
-    fetched_slots: Map<[u64; 7], U256>,
+    fetched: Map<Key<3>, Hot>,
+    fetched_slots: Map<Key<7>, U256>,
     /// What the lane would have written, and by which transaction of the cut.
-    own: Map<Address, (u32, Hot)>,
-    own_slots: Map<[u64; 7], (u32, U256)>,
-    codes: Map<B256, Bytecode>,
+    own: Map<Key<3>, (u32, Hot)>,
+    own_slots: Map<Key<7>, (u32, U256)>,
+    codes: Map<Key<4>, Bytecode>,
     code_bytes: usize,
     /// Own writes of transactions before this one are committed or void.
     committed: u32,
@@ -41,8 +41,10 @@ pub(super) struct View {
     depends: bool,
     /// Accounts whose balance was looked at.
     balances: Vec<Address>,
-    /// Of the transaction that is being executed.
-    pub(super) reads: Box<Speculation>,
+    /// What the lane has done and not handed over yet.
+    pub(super) batch: Box<Batch>,
+    /// Where in it the transaction that is being executed begins.
+    pub(super) begins: Ends,
     preimages: Preimages,
     paced: Paced,
 }
@@ -69,9 +71,8 @@ impl View {
 
     /// Begins a transaction. `depends`: one before it, on this lane, will have changed what it
     /// reads; those before `committed` are in the cache.
-    pub(super) fn begin(&mut self, into: Box<Speculation>, depends: bool, committed: u32) {
-        self.reads = into;
-        self.reads.clear();
+    pub(super) fn begin(&mut self, depends: bool, committed: u32) {
+        self.begins = self.batch.ends();
         self.balances.clear();
         (self.depends, self.committed) = (depends, committed);
         if self.own.len() + self.own_slots.len() > OWN_MAX {
@@ -92,46 +93,50 @@ impl View {
 
     /// Notes what transaction `place` would have written, for those after it on this lane.
     pub(super) fn keep_own(&mut self, place: u32) {
-        let Self { reads, own, own_slots, codes, code_bytes, .. } = self;
-        let mut slots_done = 0;
-        for write in &reads.account_writes {
-            let AccountRead { address, hot, .. } = reads.accounts[write.read];
+        let Self { batch, own, own_slots, codes, code_bytes, begins, .. } = self;
+        let mut slots_done = begins.slot_writes;
+        for write in &batch.account_writes[begins.account_writes..] {
+            let AccountRead { address, hot, .. } = batch.accounts[write.read as usize];
             let is_void = write.created || (write.after.is_none() && hot.account.is_some());
             let incarnation = hot.incarnation + u32::from(is_void);
-            own.insert(address, (place, Hot { account: write.after, incarnation }));
-            for slot in &reads.slot_writes[slots_done..write.slots_end] {
-                own_slots.insert(slot_key(address, incarnation, &slot.slot), (place, slot.value));
+            own.insert(
+                Key(account_key(address)),
+                (place, Hot { account: write.after, incarnation }),
+            );
+            for write in &batch.slot_writes[slots_done..write.slots_end as usize] {
+                let slot = &batch.slots[write.read as usize].slot;
+                own_slots.insert(Key(slot_key(address, incarnation, slot)), (place, write.value));
             }
-            slots_done = write.slots_end;
+            slots_done = write.slots_end as usize;
             if let (Some(after), Some(code)) = (write.after, &write.code) {
                 *code_bytes += code.len();
-                codes.insert(after.code_hash, code.clone());
+                codes.insert(code_key(after.code_hash), code.clone());
             }
         }
     }
 
     fn account(&mut self, address: Address) -> Result<(Source, Hot), ReadError> {
         self.paced.point();
+        let key = Key(account_key(address));
         if self.depends
-            && let Some((place, hot)) = self.own.get(&address)
+            && let Some((place, hot)) = self.own.get(&key)
             && *place >= self.committed
         {
             return Ok((Source::Own, *hot));
         }
         let Some(window) = &self.window else { return Err(ReadError::Abandoned) };
-        let key = account_key(address);
-        if let Some(id) = window.young.accounts.find(&key) {
+        if let Some(id) = window.young.accounts.find(&key.0) {
             let seen = window.young.accounts.read(id);
             return Ok((Source::Cached(id, seen.version), hot_of(&seen.value)));
         }
-        if let Some(hot) = self.fetched.get(&address) {
+        if let Some(hot) = self.fetched.get(&key) {
             return Ok((Source::Below, *hot));
         }
-        let hot = match window.old.accounts.find(&key) {
+        let hot = match window.old.accounts.find(&key.0) {
             Some(id) => hot_of(&window.old.accounts.read(id).value),
             None => Hot { account: window.below.account(&address)?, incarnation: 0 },
         };
-        self.fetched.insert(address, hot);
+        self.fetched.insert(key, hot);
         Ok((Source::Below, hot))
     }
 
@@ -142,7 +147,7 @@ impl View {
         slot: &U256,
     ) -> Result<(Source, U256), ReadError> {
         self.paced.point();
-        let key = slot_key(address, incarnation, slot);
+        let key = Key(slot_key(address, incarnation, slot));
         if self.depends
             && let Some((place, value)) = self.own_slots.get(&key)
             && *place >= self.committed
@@ -150,14 +155,14 @@ impl View {
             return Ok((Source::Own, *value));
         }
         let Some(window) = &self.window else { return Err(ReadError::Abandoned) };
-        if let Some(id) = window.young.slots.find(&key) {
+        if let Some(id) = window.young.slots.find(&key.0) {
             let seen = window.young.slots.read(id);
             return Ok((Source::Cached(id, seen.version), U256::from_limbs(seen.value)));
         }
         if let Some(value) = self.fetched_slots.get(&key) {
             return Ok((Source::Below, *value));
         }
-        let value = match window.old.slots.find(&key) {
+        let value = match window.old.slots.find(&key.0) {
             Some(id) => U256::from_limbs(window.old.slots.read(id).value),
             None if incarnation > 0 => U256::ZERO,
             None => window.below.storage(&address, slot)?,
@@ -173,20 +178,23 @@ impl View {
         slot: U256,
     ) -> Result<U256, ReadError> {
         let (source, value) = self.slot(address, incarnation, &slot)?;
-        self.reads.slots.push(SlotRead { address, slot, incarnation, source, value });
+        self.batch.slot_sources.push(source);
+        self.batch.slots.push(SlotRead { address, slot, incarnation, value });
         Ok(value)
     }
 
     /// Its place among the reads.
     fn note_account(&mut self, address: Address) -> Result<usize, ReadError> {
-        let known = self.reads.accounts.iter().rposition(|read| read.address == address);
+        let begins = self.begins.accounts;
+        let known = self.batch.accounts[begins..].iter().rposition(|it| it.address == address);
         if let Some(at) = known {
-            return Ok(at);
+            return Ok(begins + at);
         }
         let (source, hot) = self.account(address)?;
         let any_balance = false;
-        self.reads.accounts.push(AccountRead { address, source, hot, any_balance });
-        Ok(self.reads.accounts.len() - 1)
+        self.batch.account_sources.push(source);
+        self.batch.accounts.push(AccountRead { address, hot, any_balance });
+        Ok(self.batch.accounts.len() - 1)
     }
 }
 
@@ -195,9 +203,10 @@ impl Remembers for View {
         &mut self.preimages
     }
 
-    fn bring(&self, expected: &[Expected]) {
+    fn bring(&self, senders: &[Address], expected: &[Expected]) {
         if let Some(Window { young, .. }) = &self.window {
-            bring(&young.accounts, &young.slots, expected);
+            bring_accounts(&young.accounts, senders);
+            bring_slots(&young.accounts, &young.slots, expected);
         }
     }
 }
@@ -208,11 +217,11 @@ impl Database for View {
     fn basic(&mut self, address: Address) -> Result<Option<AccountInfo>, ReadError> {
         let at = self.note_account(address)?;
         let id = Id::try_from(at).unwrap_or(Id::MAX);
-        Ok(self.reads.accounts[at].hot.account.map(|account| account_info(account, Some(id))))
+        Ok(self.batch.accounts[at].hot.account.map(|account| account_info(account, Some(id))))
     }
 
     fn code_by_hash(&mut self, hash: B256) -> Result<Bytecode, ReadError> {
-        if let Some(code) = self.codes.get(&hash) {
+        if let Some(code) = self.codes.get(&code_key(hash)) {
             return Ok(code.clone());
         }
         let Some(window) = &self.window else { return Err(ReadError::Abandoned) };
@@ -222,7 +231,7 @@ impl Database for View {
             self.code_bytes = 0;
         }
         self.code_bytes += code.len();
-        self.codes.insert(hash, code.clone());
+        self.codes.insert(code_key(hash), code.clone());
         Ok(code)
     }
 
@@ -232,7 +241,7 @@ impl Database for View {
             return Err(ReadError::Abandoned);
         }
         let of = self.note_account(address)?;
-        self.storage_of(address, self.reads.accounts[of].hot.incarnation, slot)
+        self.storage_of(address, self.batch.accounts[of].hot.incarnation, slot)
     }
 
     fn storage_by_account_id(
@@ -242,7 +251,7 @@ impl Database for View {
         slot: U256,
     ) -> Result<U256, ReadError> {
         let late_parent = self.window.as_ref().and_then(|window| window.late_parent);
-        match self.reads.accounts.get(id.get()) {
+        match self.batch.accounts.get(id.get()) {
             Some(of) if late_parent.is_none() => self.storage_of(address, of.hot.incarnation, slot),
             _ => self.storage(address, slot),
         }
