@@ -6,7 +6,7 @@
 //!   cached state is bounded by [`store::CacheLimits`].
 //! - Failure: an invalid transaction goes back with a reason; a state that cannot be read, a
 //!   system call that fails or a parent hash that never comes stops the stage with an error.
-//! - Seat: one thread, `Execution` (parallel lanes will have seats of their own).
+//! - Seat: one thread, `Execution`, that commits; `Lane` for those that run ahead of it.
 //!
 //! Law: sequential equivalence. Whatever implements [`serial::Engine`] gives, for the same
 //! transactions on the same state, bit for bit the receipts, gas, logs, diff and fee totals of

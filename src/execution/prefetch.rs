@@ -32,15 +32,13 @@ fn ask<T, const IS_WRITE: bool>(value: &T) {
         let start = std::ptr::from_ref(value).cast::<i8>();
         for offset in (0..size_of::<T>()).step_by(LINE) {
             let line = start.wrapping_add(offset);
-            // SAFETY: a hint reads nothing and faults nowhere, and the address is that of a
-            // living value anyway; SSE is part of x86-64, and a processor that does not know the
-            // hint to write passes over it.
-            unsafe {
-                if IS_WRITE {
-                    _mm_prefetch::<_MM_HINT_ET0>(line);
-                } else {
-                    _mm_prefetch::<_MM_HINT_T0>(line);
-                }
+            if IS_WRITE {
+                // SAFETY: a hint reads nothing and faults nowhere, and the address is that of a
+                // living value anyway; a processor that does not know the hint passes over it.
+                unsafe { _mm_prefetch::<_MM_HINT_ET0>(line) };
+            } else {
+                // SAFETY: as above; SSE is part of x86-64.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
             }
         }
     }

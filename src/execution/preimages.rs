@@ -21,9 +21,7 @@ use revm::{
     handler::{MainnetContext, instructions::InstructionProvider as _},
     interpreter::{
         Instruction, InstructionContext, InstructionExecResult, InstructionResult,
-        instructions::system,
-        interpreter::EthInterpreter,
-        interpreter_types::{MemoryTr as _, StackTr as _},
+        instructions::system, interpreter::EthInterpreter, interpreter_types::MemoryTr as _,
     },
 };
 
@@ -262,4 +260,70 @@ fn keccak<S: Remembers>(context: Context<'_, S>) -> InstructionExecResult {
         *top = hash.into();
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::execution::testing::transaction;
+    use crate::types::transaction::SharedTransaction;
+    use alloy_consensus::TxEip1559;
+    use alloy_primitives::TxKind;
+    use proptest::prelude::*;
+
+    fn who(at: u8) -> Address {
+        Address::repeat_byte(at + 1)
+    }
+
+    /// A token's transfer, by its looks.
+    fn call(from: u8, to: u8) -> SharedTransaction {
+        let argument = B256::left_padding_from(who(to).as_slice());
+        let input = [&[1, 2, 3, 4], argument.as_slice(), &[7; 32]].concat();
+        let to = TxKind::Call(Address::repeat_byte(0x70));
+        transaction(who(from), TxEip1559 { to, input: input.into(), ..TxEip1559::default() })
+    }
+
+    fn key(of: u8, mapping: u8) -> Preimage {
+        joined(&who(of).into_word().0, &[mapping; 32])
+    }
+
+    #[test]
+    fn what_one_call_hashed_is_hashed_for_those_to_come() {
+        let mut preimages = Preimages::default();
+        let first = call(0, 1);
+        preimages.begin(&first);
+        for preimage in [key(0, 3), key(1, 3), key(9, 3), key(0, 3)] {
+            preimages.hash(&preimage);
+        }
+        preimages.end(&first);
+        let list: Vec<_> = (2..12).map(|at| call(at, at + 20)).collect();
+        let looked_at = preimages.foresee(list.iter().map(|it| Some(&**it)));
+        assert_eq!(looked_at, LANES / 2, "two each, as many as go side by side");
+        let slots: Vec<U256> = preimages.expected.iter().map(|it| it.slot).collect();
+        let keys = (2..6).flat_map(|at| [key(at, 3), key(at + 20, 3)]);
+        let hashes: Vec<U256> = keys.clone().map(|it| keccak256(it).into()).collect();
+        assert_eq!(slots, hashes, "the sender's and the argument's, not the stranger's");
+        let known = keys.filter(|it| preimages.known[place(it)].0 == *it).count();
+        assert!(known > LANES / 2, "most are remembered: {known}");
+    }
+
+    proptest! {
+        /// Whatever was remembered or foreseen, a hash is the hash.
+        #[test]
+        fn a_hash_is_the_hash(
+            steps in prop::collection::vec((any::<u8>(), 0u8..3, 0u8..3), 1..400)
+        ) {
+            let mut preimages = Preimages::default();
+            for (of, mapping, kind) in steps {
+                let (of, next) = (of % 200, call(of % 200, mapping));
+                match kind {
+                    0 => preimages.begin(&next),
+                    1 => preimages.end(&next),
+                    _ => drop(preimages.foresee([Some(&*next), None].into_iter())),
+                }
+                let preimage = key(of, mapping);
+                prop_assert_eq!(preimages.hash(&preimage), keccak256(preimage));
+            }
+        }
+    }
 }

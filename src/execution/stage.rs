@@ -42,8 +42,11 @@ pub struct Lanes<'a> {
     /// How many.
     pub count: usize,
     /// Starts one on its seat.
-    pub start: &'a mut dyn FnMut(usize, Lane),
+    pub start: &'a mut dyn FnMut(usize, LaneThread),
 }
+
+/// What the thread of a lane does.
+pub type LaneThread = Box<dyn FnOnce() + Send>;
 
 /// What the stage counts.
 #[derive(Debug, Clone)]
@@ -57,6 +60,7 @@ pub struct ExecutionMetrics {
     aborted: Counter,
     abandoned: Counter,
     conflicts: Family<[(&'static str, String); 1], Gauge>,
+    lane_busy: Family<[(&'static str, String); 1], Counter>,
     left_over: Counter,
     dropped: Counter,
 }
@@ -83,6 +87,9 @@ impl ExecutionMetrics {
         let conflicts = Family::default();
         let help = "Accounts that most speculations failed on, ten of them, and how often.";
         metrics.register("execution_conflicts", help, &conflicts);
+        let lane_busy = Family::default();
+        let help = "Microseconds that each lane was at work: its rate is the lane's occupancy.";
+        metrics.register("execution_lane_busy_us", help, &lane_busy);
         Self {
             stage,
             gas: counter("execution_gas", "Gas used by transactions."),
@@ -105,6 +112,7 @@ impl ExecutionMetrics {
                 "Given up by a lane: only the committing thread could execute them.",
             ),
             conflicts,
+            lane_busy,
             left_over: counter("execution_left_over", "Transactions given back for another cut."),
             dropped: counter("execution_dropped", "Transactions found invalid."),
         }
@@ -121,6 +129,22 @@ impl ExecutionMetrics {
         self.abandoned.inc_by(done.counts.abandoned);
         self.left_over.inc_by(count(done.credit.left_over.len()));
         self.dropped.inc_by(count(done.credit.dropped.len()));
+    }
+
+    /// What the thread of lane `at` does: it counts its own time at work.
+    fn lane(&self, at: usize, lane: Lane, clock: Clock) -> LaneThread {
+        let number = [("lane", (at + 1).to_string())];
+        let busy = Counter::clone(&*self.lane_busy.get_or_create(&number));
+        let mut began_us = 0;
+        Box::new(move || {
+            lane.run_watched(&mut |works| {
+                let now_us = clock.now_us();
+                if !works {
+                    busy.inc_by(now_us.saturating_sub(began_us));
+                }
+                began_us = now_us;
+            });
+        })
     }
 
     /// Shows the accounts with most conflicts; those that no longer belong to them go.
@@ -150,7 +174,9 @@ pub fn run(
     let late_hashes = hashes.clone();
     let next_hash = Box::new(move || late_hashes.pop_wait());
     let (mut worker, crew) = Worker::with_lanes(config, start, next_hash, lanes.count)?;
-    crew.into_iter().enumerate().for_each(|(at, lane)| (lanes.start)(at, lane));
+    for (at, lane) in crew.into_iter().enumerate() {
+        (lanes.start)(at, metrics.lane(at, lane, clock.clone()));
+    }
     while let Some(cut) = cuts.pop_wait() {
         let began_us = clock.now_us();
         if let Some((number, base)) = fresh_base.take() {

@@ -22,7 +22,7 @@ use crate::node::{
     supervise::{Feeder, Progress},
     wire::Running,
 };
-use crate::runtime::clock::Clock;
+use crate::runtime::{clock::Clock, memory};
 use crate::topology::plan::Plan;
 use crate::types::flow::ChainEvent;
 use alloy_primitives::Address;
@@ -99,6 +99,7 @@ impl Node {
         let running = wire::start(settings, (end, &ends), &progress)?;
         let Some(running) = running else { return Ok(None) };
         let node = Self { running, ends, progress, block_interval_ms };
+        memory::hold();
         supervise::ready(&node.status());
         Ok(Some(node))
     }

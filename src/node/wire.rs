@@ -11,9 +11,8 @@ use crate::execution::{
     block::OpenBlock,
     evm::Rules,
     fees::{FeeRules, ParentBlock, next_base_fee},
-    parallel::lane::Lane,
     simulate::CallSimulator,
-    stage::{ExecutionMetrics, FreshBase},
+    stage::{ExecutionMetrics, FreshBase, LaneThread},
     store::CacheLimits,
     worker::{ExecutionConfig, ExecutionStart},
 };
@@ -548,9 +547,9 @@ fn run_execution(
     threads.run(Stage::Execution, "execution", move |at| {
         ports.cuts = ports.cuts.seated(&at.seat);
         let metrics = ExecutionMetrics::new(&at.metrics, at.metrics.stage(Stage::Execution));
-        let mut start_lane = |number: usize, lane: Lane| {
+        let mut start_lane = |number: usize, lane: LaneThread| {
             // Without its thread the lane claims nothing, and the work is done in place.
-            if let Err(error) = pin::spawn(seats[number], move || lane.run()) {
+            if let Err(error) = pin::spawn(seats[number], lane) {
                 tracing::error!(number, %error, "a lane does not start: execution is slower");
             }
         };

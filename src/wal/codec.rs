@@ -376,7 +376,8 @@ fn account_diff(reader: &mut Reader<'_>) -> Result<AccountDiff, DecodeError> {
         Some(Account { nonce, balance, code_hash })
     };
     let count = reader.count("slots", SLOT_BYTES_MIN)?;
-    let mut storage = Map::with_capacity_and_hasher(count.min(RESERVED_MAX), Default::default());
+    let mut storage =
+        Ordered::with_capacity_and_hasher(count.min(RESERVED_MAX), Default::default());
     let mut before: Option<U256> = None;
     for _ in 0..count {
         let slot = reader.u256("a slot")?;

@@ -92,6 +92,11 @@ pub struct Lane {
 impl Lane {
     /// Works until its engine is gone.
     pub fn run(self) {
+        self.run_watched(&mut |_| ());
+    }
+
+    /// As `run`; tells before it works on a cut (true) and after it (false).
+    pub fn run_watched(self, tell: &mut dyn FnMut(bool)) {
         let view = View::new(self.paced.clone());
         let mut evm = Evm::new(self.rules, view);
         watch(&mut evm);
@@ -101,7 +106,10 @@ impl Lane {
                 // A lane that still has work in its queue does not need waking.
                 drop(lane.try_send(Arc::clone(&work)));
             }
-            if self.cut(&mut evm, &work).is_err() {
+            tell(true);
+            let goes_on = self.cut(&mut evm, &work);
+            tell(false);
+            if goes_on.is_err() {
                 break;
             }
         }
