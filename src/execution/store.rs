@@ -13,9 +13,8 @@ use crate::execution::{
     },
 };
 use crate::types::{
-    diff::{Account, AccountDiff, Diff},
+    diff::{Account, AccountDiff, Diff, Slots},
     ids::BlockNumber,
-    map::{Hasher, Ordered},
     overlay::Overlay,
     view::{StateView, ViewError},
 };
@@ -421,7 +420,7 @@ impl Store {
                 hot_of(&cache.accounts.reader().read(change.id).value);
             let wiped = change.wiped && change.before.is_some();
             let slots = change.slots as usize;
-            let mut storage = Ordered::with_capacity_and_hasher(slots, Hasher::default());
+            let mut storage = Slots::with_capacity(slots);
             for at in next_slot..next_slot + slots {
                 if let Some(far) = changes.slots.get(at + RECORDS_AHEAD) {
                     cache.slots.reader().bring(far.id);

@@ -1,7 +1,11 @@
 //! What execution changed: new values by address and slot, mergeable in order.
 
-use crate::types::map::{Map, Ordered};
+use crate::types::map::{Hasher, Map, Ordered};
 use alloy_primitives::{Address, B256, Bytes, KECCAK256_EMPTY, U256};
+use std::{
+    ops::{Deref, DerefMut},
+    sync::LazyLock,
+};
 
 /// An account as the state trie holds it, less the storage root, which the trie computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,8 +39,14 @@ pub struct AccountDiff {
     /// Storage before this change is void: every slot not in `storage` is zero.
     pub wiped: bool,
     /// Changed slots and their new values; zero means deleted.
-    pub storage: Ordered<U256, U256>,
+    pub storage: Slots,
 }
+
+/// Changed slots. Most accounts have none, and then this is one word.
+#[derive(Debug, Clone, Default)]
+pub struct Slots(Option<Box<Ordered<U256, U256>>>);
+
+static NO_SLOTS: LazyLock<Ordered<U256, U256>> = LazyLock::new(Ordered::default);
 
 /// All changes of a span of execution (transaction, mini-block, block), newest values only.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -74,9 +84,11 @@ impl Diff {
         entry.account = newer.account;
         if newer.wiped {
             entry.wiped = true;
-            entry.storage.clear();
+            entry.storage = Slots::default();
         }
-        entry.storage.extend(newer.storage.iter().map(|(slot, value)| (*slot, *value)));
+        if !newer.storage.is_empty() {
+            entry.storage.extend(newer.storage.iter().map(|(slot, value)| (*slot, *value)));
+        }
     }
 
     /// Accounts in address order: whatever is hashed or written goes through here.
@@ -91,6 +103,43 @@ impl Diff {
         let mut codes: Vec<_> = self.codes.iter().collect();
         codes.sort_unstable_by_key(|(hash, _)| **hash);
         codes
+    }
+}
+
+impl Slots {
+    /// Room for so many.
+    pub fn with_capacity(slots: usize) -> Self {
+        let room = || Box::new(Ordered::with_capacity_and_hasher(slots, Hasher::default()));
+        Self((slots > 0).then(room))
+    }
+}
+
+impl Deref for Slots {
+    type Target = Ordered<U256, U256>;
+
+    fn deref(&self) -> &Self::Target {
+        self.0.as_deref().unwrap_or_else(|| &NO_SLOTS)
+    }
+}
+
+impl DerefMut for Slots {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        self.0.get_or_insert_default()
+    }
+}
+
+impl PartialEq for Slots {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Slots {}
+
+impl FromIterator<(U256, U256)> for Slots {
+    fn from_iter<T: IntoIterator<Item = (U256, U256)>>(slots: T) -> Self {
+        let slots: Ordered<_, _> = slots.into_iter().collect();
+        Self((!slots.is_empty()).then(|| Box::new(slots)))
     }
 }
 

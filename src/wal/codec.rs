@@ -9,7 +9,7 @@
 use crate::runtime::memory::AlignedBuffer;
 use crate::types::{
     block::BlockClose,
-    diff::{Account, AccountDiff, Diff},
+    diff::{Account, AccountDiff, Diff, Slots},
     flow::Event,
     ids::BlockNumber,
     map::{Map, Ordered},
@@ -376,8 +376,7 @@ fn account_diff(reader: &mut Reader<'_>) -> Result<AccountDiff, DecodeError> {
         Some(Account { nonce, balance, code_hash })
     };
     let count = reader.count("slots", SLOT_BYTES_MIN)?;
-    let mut storage =
-        Ordered::with_capacity_and_hasher(count.min(RESERVED_MAX), Default::default());
+    let mut storage = Slots::with_capacity(count.min(RESERVED_MAX));
     let mut before: Option<U256> = None;
     for _ in 0..count {
         let slot = reader.u256("a slot")?;

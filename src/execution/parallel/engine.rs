@@ -224,9 +224,10 @@ const ACCOUNTS_AHEAD: usize = 8;
 /// Calls whose hashes are computed side by side before they are executed, at most.
 const CALLS_AHEAD: usize = 8;
 
-/// What may be a plain transfer, by the hashes of its parties, ahead of its execution.
+/// What may be a plain transfer, and the hashes of its parties, ahead of its execution.
 #[derive(Debug, Clone, Copy)]
 struct Near {
+    to: Address,
     sender: u64,
     recipient: u64,
 }
@@ -241,6 +242,7 @@ impl Steps for Crew<'_> {
         if let Some(next) = waiting.get(LISTED_AHEAD) {
             let to = plain_recipient(next, self.chain_id);
             self.near[(at + LISTED_AHEAD) % AHEAD] = to.map(|to| Near {
+                to,
                 sender: store.bring_place(next.sender),
                 recipient: store.bring_place(to),
             });
@@ -266,17 +268,18 @@ impl Steps for Crew<'_> {
         block: &BlockEnvironment,
         transaction: &RecoveredTransaction,
     ) -> Result<Executed, TransactError> {
-        let Some(to) = plain_recipient(transaction, self.chain_id) else {
-            return self.one(evm, at, (block, transaction));
-        };
-        let store = evm.store();
         let mut parties = Parties::default();
-        if at >= LISTED_AHEAD
-            && let Some(near) = &self.near[at % AHEAD]
-        {
-            parties.sender = store.cached_id(transaction.sender, near.sender);
-            parties.recipient = store.cached_id(to, near.recipient);
-        }
+        let to = if at < LISTED_AHEAD {
+            plain_recipient(transaction, self.chain_id)
+        } else {
+            self.near[at % AHEAD].map(|near| {
+                parties.sender = evm.store().cached_id(transaction.sender, near.sender);
+                parties.recipient = evm.store().cached_id(near.to, near.recipient);
+                near.to
+            })
+        };
+        let Some(to) = to else { return self.one(evm, at, (block, transaction)) };
+        let store = evm.store();
         let done = transfer(store, block, transaction, (to, parties));
         if let Some(done) = done.map_err(EngineError::from)? {
             self.counts.direct += 1;
