@@ -1,6 +1,6 @@
 //! The pinned loop of ingress: takes what has arrived, recovers it as a batch, answers each.
 
-use crate::crypto::recover::{RecoverError, recover_senders};
+use crate::crypto::recover::{Engine, RecoverError};
 use crate::ingress::{
     admit::{AdmitError, Rules, check_alone, check_sender},
     decode::{DecodeError, Decoded, decode},
@@ -210,7 +210,7 @@ impl Ingress {
 fn recover_all(decoded: Vec<(Decoded, Reply)>) -> Vec<(RecoveredTransaction, Reply)> {
     let signed: Vec<_> = decoded.iter().map(|(tx, _)| tx.signed()).collect();
     let mut senders = Vec::with_capacity(signed.len());
-    recover_senders(&signed, &mut senders);
+    Engine::default().senders(&signed, &mut senders);
     let mut recovered = Vec::with_capacity(signed.len());
     for ((tx, reply), sender) in decoded.into_iter().zip(senders) {
         match sender {

@@ -1,0 +1,205 @@
+//! Eight lanes in one register: AVX-512 with its multiplications of 52 bits (IFMA).
+//!
+//! Everything here may run only where `available` said so; `lanes::recover` asks it. A function
+//! that is neither compiled for these instructions nor inlined into one that is costs three-fold.
+
+#![expect(unsafe_code, reason = "vector instructions have to be known to exist, and reinterpreted")]
+
+use crate::crypto::recover::lanes::{
+    chunk::{self, Chunk},
+    field::Fe,
+    point::{self, Affine, Curve, Jacobian, Job, Shared},
+    power,
+    vector::{LANES, Lanes},
+};
+use std::{
+    arch::x86_64::{
+        __m512i, _mm512_add_epi64, _mm512_and_si512, _mm512_madd52hi_epu64, _mm512_madd52lo_epu64,
+        _mm512_mask_blend_epi64, _mm512_permutex2var_epi64, _mm512_permutexvar_epi64,
+        _mm512_set1_epi64, _mm512_slli_epi64, _mm512_srli_epi64, _mm512_sub_epi64,
+        _mm512_testn_epi64_mask, _mm512_unpackhi_epi64, _mm512_unpacklo_epi64,
+    },
+    mem::transmute,
+};
+
+/// Whether this processor has what the lanes need.
+pub(super) fn available() -> bool {
+    std::arch::is_x86_feature_detected!("avx512f")
+        && std::arch::is_x86_feature_detected!("avx512ifma")
+}
+
+/// Recovers a chunk.
+pub(super) fn run(chunk: &mut Chunk<'_>) {
+    assert!(available(), "the lanes were chosen on a processor that has none");
+    // SAFETY: the processor has what the function is compiled for.
+    unsafe { compiled(chunk) }
+}
+
+#[target_feature(enable = "avx512f,avx512ifma")]
+fn compiled(chunk: &mut Chunk<'_>) {
+    chunk::run::<Avx512>(chunk);
+}
+
+/// A register. Values of it exist only under `run`, which has seen that the processor has them.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(super) struct Avx512(__m512i);
+
+/// One operation of the processor on registers.
+macro_rules! operation {
+    ($call:expr) => {{
+        // SAFETY: a value of `Avx512` exists only where the processor has the instruction.
+        Avx512(unsafe { $call })
+    }};
+}
+
+impl Lanes for Avx512 {
+    #[inline(always)]
+    fn splat(word: u64) -> Self {
+        operation!(_mm512_set1_epi64(word.cast_signed()))
+    }
+    #[inline(always)]
+    fn of(words: [u64; LANES]) -> Self {
+        // SAFETY: both are 64 bytes for which every pattern is a value.
+        Self(unsafe { transmute::<[u64; LANES], __m512i>(words) })
+    }
+    #[inline(always)]
+    fn words(self) -> [u64; LANES] {
+        // SAFETY: both are 64 bytes for which every pattern is a value.
+        unsafe { transmute::<__m512i, [u64; LANES]>(self.0) }
+    }
+    #[inline(always)]
+    fn plus(self, other: Self) -> Self {
+        operation!(_mm512_add_epi64(self.0, other.0))
+    }
+    #[inline(always)]
+    fn minus(self, other: Self) -> Self {
+        operation!(_mm512_sub_epi64(self.0, other.0))
+    }
+    #[inline(always)]
+    fn and(self, other: Self) -> Self {
+        operation!(_mm512_and_si512(self.0, other.0))
+    }
+    #[inline(always)]
+    fn left<const BITS: u32>(self) -> Self {
+        operation!(_mm512_slli_epi64::<BITS>(self.0))
+    }
+    #[inline(always)]
+    fn right<const BITS: u32>(self) -> Self {
+        operation!(_mm512_srli_epi64::<BITS>(self.0))
+    }
+    #[inline(always)]
+    fn low(self, a: Self, b: Self) -> Self {
+        operation!(_mm512_madd52lo_epu64(self.0, a.0, b.0))
+    }
+    #[inline(always)]
+    fn high(self, a: Self, b: Self) -> Self {
+        operation!(_mm512_madd52hi_epu64(self.0, a.0, b.0))
+    }
+    #[inline(always)]
+    fn choose(mask: u8, yes: Self, no: Self) -> Self {
+        operation!(_mm512_mask_blend_epi64(mask, no.0, yes.0))
+    }
+    #[inline(always)]
+    fn zeros(self) -> u8 {
+        // SAFETY: a value of `Avx512` exists only where the processor has the instruction.
+        unsafe { _mm512_testn_epi64_mask(self.0, self.0) }
+    }
+    #[inline(always)]
+    fn turned(rows: [Self; LANES]) -> [Self; LANES] {
+        // SAFETY: a value of `Avx512` exists only where the processor has the instructions.
+        unsafe { turned(rows) }
+    }
+    #[inline(always)]
+    fn swapped<const BY: usize>(self) -> Self {
+        let from = Self::of(const { swaps(BY) });
+        operation!(_mm512_permutexvar_epi64(from.0, self.0))
+    }
+}
+
+/// The lane from which each takes its word.
+const fn swaps(by: usize) -> [u64; LANES] {
+    let mut from = [0, 1, 2, 3, 4, 5, 6, 7];
+    let all: [u64; LANES] = from;
+    let mut lane = 0;
+    while lane < LANES {
+        from[lane] = all[lane ^ by];
+        lane += 1;
+    }
+    from
+}
+
+/// Pairs of words first, then pairs of those, then halves.
+#[inline]
+#[target_feature(enable = "avx512f,avx512ifma")]
+fn turned(r: [Avx512; LANES]) -> [Avx512; LANES] {
+    let low = |a: Avx512, b: Avx512| _mm512_unpacklo_epi64(a.0, b.0);
+    let high = |a: Avx512, b: Avx512| _mm512_unpackhi_epi64(a.0, b.0);
+    let pairs = [
+        [low(r[0], r[1]), low(r[2], r[3]), low(r[4], r[5]), low(r[6], r[7])],
+        [high(r[0], r[1]), high(r[2], r[3]), high(r[4], r[5]), high(r[6], r[7])],
+    ];
+    let even = Avx512::of([0, 1, 8, 9, 4, 5, 12, 13]).0;
+    let odd = Avx512::of([2, 3, 10, 11, 6, 7, 14, 15]).0;
+    let first = Avx512::of([0, 1, 2, 3, 8, 9, 10, 11]).0;
+    let last = Avx512::of([4, 5, 6, 7, 12, 13, 14, 15]).0;
+    let mut out = r;
+    for at in 0..2 {
+        let [a, b, c, d] = pairs[at];
+        let fours = [
+            _mm512_permutex2var_epi64(a, even, b),
+            _mm512_permutex2var_epi64(c, even, d),
+            _mm512_permutex2var_epi64(a, odd, b),
+            _mm512_permutex2var_epi64(c, odd, d),
+        ];
+        out[at] = Avx512(_mm512_permutex2var_epi64(fours[0], first, fours[1]));
+        out[at + 2] = Avx512(_mm512_permutex2var_epi64(fours[2], first, fours[3]));
+        out[at + 4] = Avx512(_mm512_permutex2var_epi64(fours[0], last, fours[1]));
+        out[at + 6] = Avx512(_mm512_permutex2var_epi64(fours[2], last, fours[3]));
+    }
+    out
+}
+
+type Numbers<const N: usize> = Fe<Avx512, N, 1>;
+type Flat<const N: usize> = Affine<Avx512, N>;
+type Point<const N: usize> = Jacobian<Avx512, N>;
+type Share<const N: usize> = Shared<Avx512, N>;
+
+/// The functions of `Curve`, each compiled by itself for the registers.
+macro_rules! outlined {
+    ($($name:ident [$($n:ident)?] ($($arg:ident: $type:ty),*) -> $out:ty { $call:expr })*) => {
+        $(#[inline(never)]
+        #[target_feature(enable = "avx512f,avx512ifma")]
+        fn $name$(<const $n: usize>)?($($arg: $type),*) -> $out {
+            $call
+        })*
+
+        impl Curve for Avx512 {
+            $(#[inline(always)]
+            fn $name$(<const $n: usize>)?($($arg: $type),*) -> $out {
+                // SAFETY: a value of `Avx512` exists only where the processor has what the
+                // function is compiled for.
+                unsafe { $name($($arg),*) }
+            })*
+        }
+    };
+}
+
+outlined! {
+    root [N] (a: &mut Numbers<N>) -> () { *a = power::root(a) }
+    double [N] (p: &mut Point<N>) -> () { *p = p.double() }
+    add [N] (p: &mut Point<N>, q: &Flat<N>) -> () { *p = p.add(q) }
+    begin [N] (
+        points: &[Flat<N>],
+        job: Job,
+        product: &mut Numbers<N>,
+        shared: &mut Share<N>
+    ) -> () { point::begin(points, job, product, shared) }
+    end [N] (
+        points: &mut [Flat<N>],
+        job: Job,
+        inverse: &mut Numbers<N>,
+        shared: &Share<N>
+    ) -> () { point::end(points, job, inverse, shared) }
+    mul_one [] (a: &Numbers<1>, b: &Numbers<1>) -> Numbers<1> { a.mul(b) }
+}

@@ -1,0 +1,403 @@
+//! The way of a chunk of signatures through the lanes.
+//!
+//! 1. lift: the points R from their x  2. three levels of affine additions, whose divisors share
+//!    one inversion each: multiples of R for its table, sums of the generator's multiples
+//! 3. climb: Q = u1 G + u2 R  4. one more inversion: Q's coordinates
+//!
+//! Affine additions here never meet equal or opposite points. Of R they add small multiples, and n
+//! is prime. Of the generator they add numbers below 2^64 in size times 256^i, of which only the
+//! one at the lower i is odd times it. So no divisor is zero; would one be, the whole chunk says
+//! so and nothing is taken from it.
+
+use crate::crypto::recover::lanes::{
+    digits::{Code, ENTRIES, NONE, STEPS},
+    field::{Fe, numbers, packed, unpacked},
+    generator::{Table, WINDOWS},
+    point::{Affine, Curve, Jacobian, Job, Shared},
+    power,
+    scalar::Multipliers,
+    vector::LANES,
+};
+use alloy_primitives::{U256, uint};
+
+/// What the lanes need of one signature.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Task {
+    /// x of R, below p.
+    pub(super) x: U256,
+    /// y of R is odd.
+    pub(super) odd: bool,
+    pub(super) multipliers: Multipliers,
+}
+
+/// What the lanes found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    /// The key's coordinates, big-endian.
+    Key([u8; 64]),
+    /// No point has this x.
+    NoPoint,
+    /// An addition met equal or opposite points: ask libsecp256k1.
+    Unsure,
+}
+
+/// Signatures on their way, and what was found for each in their order.
+pub(super) struct Chunk<'a> {
+    pub(super) tasks: &'a [Task],
+    pub(super) found: &'a mut Vec<Found>,
+}
+
+/// b, a cube root of one modulo p: w(x, y) = (b x, y).
+const CUBE_ROOT: U256 =
+    uint!(0x7ae96a2b657c07106e64479eac3434e99cf0497512f58995c1396c28719501ee_U256);
+/// 1 / 2 modulo p.
+const HALF: U256 = uint!(0x7fffffffffffffffffffffffffffffffffffffffffffffffffffffff7ffffe18_U256);
+const GENERATOR_X: U256 =
+    uint!(0x79be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798_U256);
+const GENERATOR_Y: U256 =
+    uint!(0x483ada7726a3c4655da4fbfc0e1108a8fd17b448a68554199c47d08ffb10d4b8_U256);
+
+/// Where the points of N vectors of signatures lie: multiples of R, of w R and its like, of the generator.
+const TURNED: usize = ENTRIES;
+const SUMS: usize = TURNED + 4;
+const POINTS: usize = SUMS + WINDOWS;
+
+/// After the digits: w R, w^2 R, then w^2 and w times (1 - w) R.
+const W: usize = TURNED;
+const W2: usize = TURNED + 1;
+const THETA_W2: usize = TURNED + 2;
+const THETA_W: usize = TURNED + 3;
+
+/// Levels of additions.
+const LEVELS: usize = 3;
+/// Additions in a level at most.
+const JOBS_MAX: usize = 2 + WINDOWS / 2;
+
+/// `digits::DIGITS`, level by level.
+const DIGIT_JOBS: [&[Job]; LEVELS] = [
+    &[Job::Subtract(0, W, 1), Job::Double(0, 2)],
+    &[
+        Job::Subtract(2, W, 3),
+        Job::Subtract(2, W2, 4),
+        Job::Add(2, 0, 5),
+        Job::Double(1, 6),
+        Job::Add(2, 1, 7),
+        Job::Subtract(2, THETA_W2, 8),
+        Job::Double(2, 9),
+    ],
+    &[Job::Add(9, THETA_W, 10), Job::Double(9, 11)],
+];
+
+/// Recovers all of a chunk.
+#[inline(always)]
+pub(super) fn run<V: Curve>(chunk: &mut Chunk<'_>) {
+    if chunk.tasks.len() > LANES {
+        run_in_groups::<V, 2>(chunk);
+    } else {
+        run_in_groups::<V, 1>(chunk);
+    }
+}
+
+#[inline(always)]
+fn run_in_groups<V: Curve, const N: usize>(chunk: &mut Chunk<'_>) {
+    let Chunk { tasks, found } = chunk;
+    let zero = Fe::<V, N, 1>::splat(U256::ZERO);
+    let groups = tasks.len().div_ceil(LANES * N);
+    let mut points = vec![Affine { x: zero, v: zero }; groups * POINTS];
+    let mut no_point = vec![[0; N]; groups];
+    let each = points.chunks_mut(POINTS).zip(tasks.chunks(LANES * N));
+    for ((points, tasks), no_point) in each.zip(&mut no_point) {
+        *no_point = lift(points, tasks);
+    }
+    let mut shared = vec![Shared { divisor: zero.relaxed(), before: zero }; groups * JOBS_MAX];
+    for level in 0..LEVELS {
+        if !add_affine(&mut points, level, &mut shared) {
+            found.extend(tasks.iter().map(|_| Found::Unsure));
+            return;
+        }
+    }
+    let mut sums = vec![Jacobian { x: zero, v: zero, z: zero }; groups];
+    let each = points.chunks(POINTS).zip(tasks.chunks(LANES * N));
+    for ((points, tasks), sum) in each.zip(&mut sums) {
+        climb(points, tasks, sum);
+    }
+    finish(&no_point, &mut sums, (tasks, found));
+}
+
+/// The task of a lane; lanes without one repeat the last.
+#[inline(always)]
+fn task<const N: usize>(tasks: &[Task], n: usize, lane: usize) -> &Task {
+    &tasks[(n * LANES + lane).min(tasks.len() - 1)]
+}
+
+/// R from its x, and the generator's multiples; the lanes where no R has this x.
+#[inline(always)]
+fn lift<V: Curve, const N: usize>(points: &mut [Affine<V, N>], tasks: &[Task]) -> [u8; N] {
+    let mut words = [[[0; LANES]; 4]; N];
+    let mut odd = [0; N];
+    for n in 0..N {
+        for lane in 0..LANES {
+            let task = task::<N>(tasks, n, lane);
+            for (word, limb) in words[n].iter_mut().zip(task.x.as_limbs()) {
+                word[lane] = *limb;
+            }
+            odd[n] |= u8::from(task.odd) << lane;
+        }
+    }
+    let mut x = Fe::<V, N, 1>::splat(GENERATOR_X);
+    let generator = Affine { x, v: Fe::splat(GENERATOR_Y).sum().twice::<2>().tight() };
+    for n in 0..N {
+        let [a, b, c, d] = words[n];
+        x.0[n] = unpacked([V::of(a), V::of(b), V::of(c), V::of(d)]);
+    }
+    let square = x.sqr().mul_plus(&x, &Fe::splat(U256::from(7)).sum());
+    let mut y = square;
+    V::root(&mut y);
+    let y = y.canonical();
+    let on_curve = y.sqr().sum().minus::<1, 3>(&square.sum()).tight().zeros();
+    let mut no_point = [0; N];
+    let mut same = y.evens();
+    for n in 0..N {
+        no_point[n] = !on_curve[n];
+        same[n] ^= odd[n];
+    }
+    let y = Fe::choose(same, &y, &y.sum().negated::<2>().tight());
+    let v = y.sum().twice::<2>().tight();
+    // What follows wants points of the curve, also where there is none.
+    let x = Fe::choose(on_curve, &x, &generator.x);
+    let v = Fe::choose(on_curve, &v, &generator.v);
+    points[0] = Affine { x, v };
+    points[W].v = v;
+    points[W2].v = v;
+    points[W].x = x.mul(&Fe::splat(CUBE_ROOT));
+    points[W2].x = points[W].x.mul(&Fe::splat(CUBE_ROOT));
+    let table = Table::get();
+    for window in 0..WINDOWS {
+        points[SUMS + window] = looked_up(table, window, tasks);
+    }
+    no_point
+}
+
+/// The generator's multiples by the digits of one window.
+#[inline(always)]
+fn looked_up<V: Curve, const N: usize>(
+    table: &Table,
+    window: usize,
+    tasks: &[Task],
+) -> Affine<V, N> {
+    let mut rows = [[V::splat(0); LANES]; N];
+    let mut negative = [0; N];
+    for n in 0..N {
+        for lane in 0..LANES {
+            let digit = task::<N>(tasks, n, lane).multipliers.generator[window];
+            let (entry, minus) = table.entry(window, digit);
+            rows[n][lane] = V::of(entry.0);
+            negative[n] |= u8::from(minus) << lane;
+        }
+    }
+    signed(rows, negative)
+}
+
+/// Points from a row of words a lane, negative where the mask says so.
+#[inline(always)]
+fn signed<V: Curve, const N: usize>(rows: [[V; LANES]; N], negative: [u8; N]) -> Affine<V, N> {
+    let mut x = Fe::<V, N, 1>::splat(U256::ZERO);
+    let mut v = x;
+    for n in 0..N {
+        let [a, b, c, d, e, f, g, h] = V::turned(rows[n]);
+        x.0[n] = unpacked([a, b, c, d]);
+        v.0[n] = unpacked([e, f, g, h]);
+    }
+    Affine { x, v: Fe::choose(negative, &v.sum().negated::<2>().tight(), &v) }
+}
+
+/// One level of additions for all groups; false where a divisor was zero.
+#[inline(always)]
+fn add_affine<V: Curve, const N: usize>(
+    points: &mut [Affine<V, N>],
+    level: usize,
+    shared: &mut [Shared<V, N>],
+) -> bool {
+    let count = DIGIT_JOBS[level].len() + (WINDOWS >> (level + 1));
+    let mut product = Fe::<V, N, 1>::splat(U256::ONE);
+    for (points, shared) in points.chunks_mut(POINTS).zip(shared.chunks_mut(count)) {
+        if level == 1 {
+            let theta = points[1];
+            let x = theta.x.mul(&Fe::splat(CUBE_ROOT));
+            points[THETA_W] = Affine { x, v: theta.v };
+            points[THETA_W2] = Affine { x: x.mul(&Fe::splat(CUBE_ROOT)), v: theta.v };
+        }
+        for (at, shared) in shared.iter_mut().enumerate() {
+            V::begin(points, job(level, at), &mut product, shared);
+        }
+    }
+    let Some(mut inverse) = power::inverse(&product) else { return false };
+    for (points, shared) in points.chunks_mut(POINTS).zip(shared.chunks_mut(count)).rev() {
+        for (at, shared) in shared.iter().enumerate().rev() {
+            V::end(points, job(level, at), &mut inverse, shared);
+        }
+    }
+    true
+}
+
+/// A level's jobs: first those for the digits, then the generator's multiples, in pairs.
+fn job(level: usize, at: usize) -> Job {
+    let digits = DIGIT_JOBS[level];
+    digits.get(at).copied().unwrap_or_else(|| {
+        let (step, pair) = (1 << level, at - digits.len());
+        let first = SUMS + 2 * step * pair;
+        Job::Add(first, first + step, first)
+    })
+}
+
+/// x, b x, b^2 x and v of each digit's multiple, of one signature.
+type Multiples = [[[u64; 4]; 4]; ENTRIES];
+
+/// u1 G + u2 R. Every step adds the negative of its digit: the accumulator is negative then.
+#[inline(always)]
+fn climb<V: Curve, const N: usize>(
+    points: &[Affine<V, N>],
+    tasks: &[Task],
+    sum: &mut Jacobian<V, N>,
+) {
+    let mut table = [[[[[0; 4]; 4]; ENTRIES]; LANES]; N];
+    write_table(points, &mut table);
+    let Affine { x, v } = points[SUMS];
+    *sum = Jacobian { x, v, z: Fe::splat(U256::ONE) };
+    V::add(sum, &points[SUMS + 8]);
+    let third = points[SUMS + 16];
+    V::add(sum, &Affine { x: third.x, v: third.v.sum().negated::<2>().tight() });
+    V::add(sum, &points[SUMS + 24]);
+    let (first, present) = multiples(&table, tasks, STEPS);
+    let before = *sum;
+    V::add(sum, &first);
+    let minus = before.v.sum().negated::<2>().tight();
+    sum.x = Fe::choose(present, &sum.x, &before.x);
+    sum.v = Fe::choose(present, &sum.v, &minus);
+    sum.z = Fe::choose(present, &sum.z, &before.z);
+    for step in (0..STEPS).rev() {
+        for _ in 0..3 {
+            V::double(sum);
+        }
+        V::add(sum, &multiples(&table, tasks, step).0);
+    }
+}
+
+/// The negatives of what one step adds, and the lanes that have a digit there.
+#[inline(always)]
+fn multiples<V: Curve, const N: usize>(
+    table: &[[Multiples; LANES]; N],
+    tasks: &[Task],
+    step: usize,
+) -> (Affine<V, N>, [u8; N]) {
+    let mut rows = [[V::splat(0); LANES]; N];
+    let mut positive = [0; N];
+    let mut present = [0; N];
+    for n in 0..N {
+        for lane in 0..LANES {
+            let digits = &task::<N>(tasks, n, lane).multipliers.point;
+            let code: Code = if step == STEPS { digits.first } else { digits.below[step] };
+            let here = u8::from(code != NONE);
+            let code = code * here;
+            let entry = &table[n][lane][usize::from(code >> 3)];
+            let x = &entry[usize::from(code >> 1 & 3)];
+            let v = &entry[3];
+            rows[n][lane] = V::of([x[0], x[1], x[2], x[3], v[0], v[1], v[2], v[3]]);
+            positive[n] |= (!code & 1) << lane;
+            present[n] |= here << lane;
+        }
+    }
+    (signed(rows, positive), present)
+}
+
+/// Writes the digits' multiples so that each lane can be looked up by itself.
+#[inline(always)]
+fn write_table<V: Curve, const N: usize>(
+    points: &[Affine<V, N>],
+    table: &mut [[Multiples; LANES]; N],
+) {
+    for at in 0..ENTRIES {
+        let Affine { x, v } = points[at];
+        let once = match at {
+            0 => points[W].x,
+            1 => points[THETA_W].x,
+            _ => x.mul(&Fe::splat(CUBE_ROOT)),
+        };
+        let both = x.sum().plus::<1, 2>(&once.sum());
+        let thrice = both.negated::<4>().tight();
+        let (x, once) = (x.canonical(), once.canonical());
+        let (twice, v) = (thrice.canonical(), v.canonical());
+        for n in 0..N {
+            let [a, b, c, d] = packed(x.0[n]);
+            let [e, f, g, h] = packed(once.0[n]);
+            let rows = V::turned([a, b, c, d, e, f, g, h]);
+            for lane in 0..LANES {
+                let words = rows[lane].words();
+                table[n][lane][at][0].copy_from_slice(&words[..4]);
+                table[n][lane][at][1].copy_from_slice(&words[4..]);
+            }
+            let [a, b, c, d] = packed(twice.0[n]);
+            let [e, f, g, h] = packed(v.0[n]);
+            let rows = V::turned([a, b, c, d, e, f, g, h]);
+            for lane in 0..LANES {
+                let words = rows[lane].words();
+                table[n][lane][at][2].copy_from_slice(&words[..4]);
+                table[n][lane][at][3].copy_from_slice(&words[4..]);
+            }
+        }
+    }
+}
+
+/// The coordinates of all sums by one inversion.
+#[inline(always)]
+fn finish<V: Curve, const N: usize>(
+    no_point: &[[u8; N]],
+    sums: &mut [Jacobian<V, N>],
+    (tasks, found): (&[Task], &mut Vec<Found>),
+) {
+    let one = Fe::<V, N, 1>::splat(U256::ONE);
+    let mut product = one;
+    let mut before = Vec::with_capacity(sums.len());
+    let mut unsure = Vec::with_capacity(sums.len());
+    for sum in sums.iter_mut() {
+        let zeros = sum.z.zeros();
+        sum.z = Fe::choose(zeros, &one, &sum.z);
+        unsure.push(zeros);
+        before.push(product);
+        product = product.mul(&sum.z);
+    }
+    let Some(mut inverse) = power::inverse(&product) else {
+        found.extend(tasks.iter().map(|_| Found::Unsure));
+        return;
+    };
+    for (sum, before) in sums.iter_mut().zip(&before).rev() {
+        let own = inverse.mul(before);
+        inverse = inverse.mul(&sum.z);
+        let square = own.sqr();
+        sum.x = sum.x.mul(&square).canonical();
+        let y = sum.v.mul(&square).mul(&own).mul(&Fe::splat(HALF));
+        sum.v = y.canonical();
+    }
+    for (at, tasks) in tasks.chunks(LANES * N).enumerate() {
+        for n in 0..tasks.len().div_ceil(LANES) {
+            let (xs, ys) = (numbers(sums[at].x.0[n]), numbers(sums[at].v.0[n]));
+            for lane in 0..LANES.min(tasks.len() - n * LANES) {
+                let is = |mask: u8| mask >> lane & 1 == 1;
+                found.push(if is(no_point[at][n]) {
+                    Found::NoPoint
+                } else if is(unsure[at][n]) {
+                    Found::Unsure
+                } else {
+                    Found::Key(key(xs[lane], ys[lane]))
+                });
+            }
+        }
+    }
+}
+
+fn key(x: U256, y: U256) -> [u8; 64] {
+    let mut key = [0; 64];
+    key[..32].copy_from_slice(&x.to_be_bytes::<32>());
+    key[32..].copy_from_slice(&y.to_be_bytes::<32>());
+    key
+}
