@@ -12,8 +12,8 @@ pub fn give_back() {
     unsafe { libmimalloc_sys::mi_collect(true) };
 }
 
-/// Milliseconds that freed memory stays with the process for its next use: some blocks long.
-const HOLD_MS: std::ffi::c_long = 5_000;
+/// Milliseconds that freed memory stays with the process for its next use: a block long.
+const HOLD_MS: std::ffi::c_long = 1_000;
 /// `mi_option_purge_delay`, for which the binding has no name.
 const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
 
