@@ -105,17 +105,18 @@ fn less(number: u64) -> U256 {
 /// Finds the same by every engine; returns how many the lanes left to libsecp256k1.
 fn agree(signed: &[Signed]) -> usize {
     let expected: Vec<Option<Address>> = signed.iter().map(one::signer).collect();
-    for engine in [Engine::Libsecp256k1, Engine::Checked] {
+    let mut unsure = 0;
+    for engine in [Engine::Libsecp256k1, Engine::Lanes, Engine::Checked] {
         let mut found = Vec::new();
-        engine.signers(signed, &mut found);
+        unsure = engine.signers(signed, &mut found);
         assert_eq!(found, expected, "{engine:?}");
     }
-    let mut found = Vec::new();
-    let unsure = Engine::Lanes.signers(signed, &mut found);
-    for ((found, expected), signed) in found.iter().zip(&expected).zip(signed) {
-        assert_eq!(found, expected, "{signed:?}");
-    }
     unsure
+}
+
+/// Where there are no lanes they leave nothing.
+fn left(count: usize) -> usize {
+    if Engine::lanes_available() { count } else { 0 }
 }
 
 #[test]
@@ -191,8 +192,8 @@ fn additions_of_equal_points_are_left_to_libsecp256k1_and_only_they() {
     {
         let mut signed = vec![good; 21];
         signed[13] = bad;
-        assert_eq!(agree(&signed), 1, "{name}");
-        assert_eq!(agree(&[bad, bad]), 2, "{name}");
+        assert_eq!(agree(&signed), left(1), "{name}");
+        assert_eq!(agree(&[bad, bad]), left(2), "{name}");
     }
     assert_eq!(one::signer(&infinity), None);
     assert!(one::signer(&no_hash).is_some());
