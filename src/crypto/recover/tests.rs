@@ -132,9 +132,9 @@ fn random_signatures_have_the_same_signer_by_every_engine() {
             let signature = secret.sign(hash);
             let (r, s, mut id) = (signature.r(), signature.s(), u8::from(signature.v()));
             // One of eight is not what was signed: most of those recover to somebody else.
-            let s = if random.next() % 16 == 0 { ORDER - s } else { s };
-            let r = if random.next() % 16 == 0 { r + U256::ONE } else { r };
-            id |= u8::from(random.next() % 64 == 0) << 1;
+            let s = if random.next().is_multiple_of(16) { ORDER - s } else { s };
+            let r = if random.next().is_multiple_of(16) { r + U256::ONE } else { r };
+            id |= u8::from(random.next().is_multiple_of(64)) << 1;
             signed.push(Signed { hash, r, s, id });
         }
         assert_eq!(agree(&signed), 0);
