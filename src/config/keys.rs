@@ -112,6 +112,7 @@ pub const KEYS: &[Key] = &[
     integer("pool.nonce_gap_max", 0, 1_000_000),
     integer("pool.replacement_bump_percent", 1, 1_000),
     integer("pool.tip_floor_wei", 0, FEE_MAX),
+    key("ingress.recovery", Kind::Choice(&["auto", "libsecp256k1", "checked"])),
     key("rpc.address", Kind::Socket),
     integer("rpc.request_bytes_max", 1_024, 1_024 * MIB),
     integer("rpc.response_bytes_max", 1_024, 1_024 * MIB),

@@ -2,6 +2,7 @@
 
 use crate::config::fault::{Fault, Origin};
 use crate::config::keys::Value;
+use crate::crypto::recover::Engine;
 use alloy_primitives::Address;
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
@@ -14,6 +15,8 @@ pub struct Config {
     pub sequencing: Sequencing,
     /// What may wait.
     pub pool: Pool,
+    /// How senders are recovered.
+    pub recovery: Engine,
     /// What clients may ask.
     pub rpc: Rpc,
     /// Where metrics are served; `None` where they are off.
@@ -200,6 +203,11 @@ impl Config {
                 nonce_gap_max: values.number("pool.nonce_gap_max"),
                 replacement_bump_percent: values.number("pool.replacement_bump_percent"),
                 tip_floor_wei: values.number("pool.tip_floor_wei"),
+            },
+            recovery: match values.text("ingress.recovery") {
+                "libsecp256k1" => Engine::Libsecp256k1,
+                "checked" => Engine::Checked,
+                _ => Engine::Lanes,
             },
             rpc: Rpc::from_values(values),
             metrics: values.text("metrics.address").parse().ok(),

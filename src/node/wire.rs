@@ -467,6 +467,7 @@ fn run_ingress(
         ..ingress::admit::Rules::new(shared.rules.chain_id, shared.fees.gas_limit)
     };
     let metrics = threads.metrics.stage(Stage::Ingress);
+    let unsure = ingress::stage::prepare(&threads.metrics);
     let seats: Vec<Seat> = settings.plan.seats(Stage::Ingress).collect();
     for seat in &seats {
         let published = Arc::clone(&recovered.published);
@@ -474,6 +475,8 @@ fn run_ingress(
             submissions: submissions.clone().seated(seat),
             to_ordering: to_ordering.clone(),
             pool: Arc::clone(&shared.pool),
+            engine: config.recovery,
+            unsure: unsure.clone(),
             newest: Arc::new(move || published.state(BlockId::Pending)),
             announce: Arc::clone(&shared.emit),
             rules,

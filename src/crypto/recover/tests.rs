@@ -105,17 +105,18 @@ fn less(number: u64) -> U256 {
 /// Finds the same by every engine; returns how many the lanes left to libsecp256k1.
 fn agree(signed: &[Signed]) -> usize {
     let expected: Vec<Option<Address>> = signed.iter().map(one::signer).collect();
-    for engine in [Engine::Libsecp256k1, Engine::Checked] {
+    let mut unsure = 0;
+    for engine in [Engine::Libsecp256k1, Engine::Lanes, Engine::Checked] {
         let mut found = Vec::new();
-        engine.signers(signed, &mut found);
+        unsure = engine.signers(signed, &mut found);
         assert_eq!(found, expected, "{engine:?}");
     }
-    let mut found = Vec::new();
-    let unsure = Engine::Lanes.signers(signed, &mut found);
-    for ((found, expected), signed) in found.iter().zip(&expected).zip(signed) {
-        assert_eq!(found, expected, "{signed:?}");
-    }
     unsure
+}
+
+/// Where there are no lanes they leave nothing.
+fn left(count: usize) -> usize {
+    if Engine::lanes_available() { count } else { 0 }
 }
 
 #[test]
@@ -131,9 +132,9 @@ fn random_signatures_have_the_same_signer_by_every_engine() {
             let signature = secret.sign(hash);
             let (r, s, mut id) = (signature.r(), signature.s(), u8::from(signature.v()));
             // One of eight is not what was signed: most of those recover to somebody else.
-            let s = if random.next() % 16 == 0 { ORDER - s } else { s };
-            let r = if random.next() % 16 == 0 { r + U256::ONE } else { r };
-            id |= u8::from(random.next() % 64 == 0) << 1;
+            let s = if random.next().is_multiple_of(16) { ORDER - s } else { s };
+            let r = if random.next().is_multiple_of(16) { r + U256::ONE } else { r };
+            id |= u8::from(random.next().is_multiple_of(64)) << 1;
             signed.push(Signed { hash, r, s, id });
         }
         assert_eq!(agree(&signed), 0);
@@ -191,8 +192,8 @@ fn additions_of_equal_points_are_left_to_libsecp256k1_and_only_they() {
     {
         let mut signed = vec![good; 21];
         signed[13] = bad;
-        assert_eq!(agree(&signed), 1, "{name}");
-        assert_eq!(agree(&[bad, bad]), 2, "{name}");
+        assert_eq!(agree(&signed), left(1), "{name}");
+        assert_eq!(agree(&[bad, bad]), left(2), "{name}");
     }
     assert_eq!(one::signer(&infinity), None);
     assert!(one::signer(&no_hash).is_some());

@@ -88,19 +88,22 @@ const DIGIT_JOBS: [&[Job]; LEVELS] = [
     &[Job::Add(9, THETA_W, 10), Job::Double(9, 11)],
 ];
 
-/// Recovers all of a chunk.
+/// Recovers all of a chunk: pairs of vectors in step, and one that is left over by itself.
 #[inline(always)]
 pub(super) fn run<V: Curve>(chunk: &mut Chunk<'_>) {
-    if chunk.tasks.len() > LANES {
-        run_in_groups::<V, 2>(chunk);
-    } else {
-        run_in_groups::<V, 1>(chunk);
+    let vectors = chunk.tasks.len().div_ceil(LANES);
+    let paired = chunk.tasks.len().min(vectors / 2 * 2 * LANES);
+    let (pairs, last) = chunk.tasks.split_at(paired);
+    if !pairs.is_empty() {
+        run_in_groups::<V, 2>(pairs, chunk.found);
+    }
+    if !last.is_empty() {
+        run_in_groups::<V, 1>(last, chunk.found);
     }
 }
 
 #[inline(always)]
-fn run_in_groups<V: Curve, const N: usize>(chunk: &mut Chunk<'_>) {
-    let Chunk { tasks, found } = chunk;
+fn run_in_groups<V: Curve, const N: usize>(tasks: &[Task], found: &mut Vec<Found>) {
     let zero = Fe::<V, N, 1>::splat(U256::ZERO);
     let groups = tasks.len().div_ceil(LANES * N);
     let mut points = vec![Affine { x: zero, v: zero }; groups * POINTS];

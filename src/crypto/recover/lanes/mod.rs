@@ -24,6 +24,9 @@ mod vector;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
+#[cfg(test)]
+mod tests;
+
 use crate::crypto::recover::{
     ORDER, Signed,
     lanes::{
@@ -35,7 +38,7 @@ use crate::crypto::recover::{
 use alloy_primitives::U256;
 
 /// Signatures that share their inversions.
-const CHUNK: usize = 256;
+const CHUNK: usize = 64;
 
 /// Whether this processor has the lanes.
 pub(super) fn available() -> bool {

@@ -1,0 +1,276 @@
+//! The arithmetic against big integers, limbs at their limits, the model against the registers.
+
+use crate::crypto::recover::{
+    ORDER,
+    lanes::{
+        self,
+        chunk::{self, Chunk, Found, Task},
+        digits::{DIGITS, NONE, digits},
+        field::{Fe, PRIME, Sum, limbs_of, numbers},
+        model::Model,
+        power,
+        scalar::{Scalars, multipliers},
+        vector::{LANES, Lanes, MASK_52},
+    },
+};
+use alloy_primitives::{U256, keccak256, uint};
+use proptest::{array::uniform8, prelude::*};
+
+type Number = Fe<Model, 1, 1>;
+
+fn number() -> impl Strategy<Value = U256> {
+    let random = any::<[u64; 4]>().prop_map(|limbs| U256::from_limbs(limbs) % PRIME);
+    let small = any::<u8>().prop_map(U256::from);
+    let large = any::<u8>().prop_map(|below| PRIME - U256::from(1 + u64::from(below)));
+    // Long runs of ones make carries go far.
+    let ones = (0..256usize).prop_map(|bits| (U256::MAX >> bits) % PRIME);
+    let shifted = (0..256usize).prop_map(|bits| (U256::MAX << bits) % PRIME);
+    prop_oneof![4 => random, 1 => small, 1 => large, 1 => ones, 1 => shifted]
+}
+
+fn vector(numbers: [U256; LANES]) -> Number {
+    let limbs = numbers.map(limbs_of);
+    Fe([std::array::from_fn(|limb| Model::of(limbs.map(|limbs| limbs[limb])))])
+}
+
+fn read(fe: &Number) -> [U256; LANES] {
+    numbers(fe.canonical().0[0])
+}
+
+/// What limbs are worth modulo p, whether or not they are carried.
+fn worth(limbs: &[Model; 5]) -> [U256; LANES] {
+    let words = limbs.map(Model::words);
+    std::array::from_fn(|lane| {
+        words.iter().rev().fold(U256::ZERO, |sum, word| {
+            let shifted = sum.mul_mod(U256::ONE << 52, PRIME);
+            shifted.add_mod(U256::from(word[lane]), PRIME)
+        })
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn the_field_agrees_with_big_integers(
+        a in uniform8(number()),
+        b in uniform8(number()),
+        c in uniform8(number()),
+    ) {
+        let (x, y, z) = (vector(a), vector(b), vector(c));
+        let each = |of: &dyn Fn(U256, U256, U256) -> U256| -> [U256; LANES] {
+            std::array::from_fn(|lane| of(a[lane], b[lane], c[lane]))
+        };
+        let mul = |a: U256, b: U256| a.mul_mod(b, PRIME);
+        let add = |a: U256, b: U256| a.add_mod(b, PRIME);
+        let neg = |a: U256| (PRIME - a) % PRIME;
+        prop_assert_eq!(read(&x), a);
+        prop_assert_eq!(read(&x.mul(&y)), each(&|a, b, _| mul(a, b)));
+        prop_assert_eq!(read(&x.sqr()), each(&|a, _, _| mul(a, a)));
+        prop_assert_eq!(read(&x.mul_plus(&y, &z.sum())), each(&|a, b, c| add(mul(a, b), c)));
+        prop_assert_eq!(read(&x.sqr_plus(&z.sum())), each(&|a, _, c| add(mul(a, a), c)));
+        prop_assert_eq!(
+            read(&x.mul_mul(&y, &z, &x)),
+            each(&|a, b, c| add(mul(a, b), mul(c, a)))
+        );
+        prop_assert_eq!(read(&x.mul_sqr(&y, &z)), each(&|a, b, c| add(mul(a, b), mul(c, c))));
+        prop_assert_eq!(read(&x.sum().plus::<1, 2>(&y.sum()).tight()), each(&|a, b, _| add(a, b)));
+        prop_assert_eq!(
+            read(&x.sum().minus::<1, 3>(&y.sum()).tight()),
+            each(&|a, b, _| add(a, neg(b)))
+        );
+        prop_assert_eq!(read(&x.sum().negated::<2>().tight()), each(&|a, _, _| neg(a)));
+        let carried: Fe<Model, 1, 6> = x.sum().minus::<1, 3>(&y.sum()).twice::<6>().carried();
+        prop_assert_eq!(worth(&carried.0[0]), each(&|a, b, _| mul(U256::from(2), add(a, neg(b)))));
+        prop_assert_eq!(x.zeros(), [mask(a.map(|a| a.is_zero()))]);
+        prop_assert_eq!(x.evens(), [mask(a.map(|a| !a.bit(0)))]);
+    }
+
+    #[test]
+    fn roots_and_inverses_agree_with_big_integers(a in uniform8(number())) {
+        let fourth = (PRIME + U256::ONE) >> 2;
+        let root = power::root(&vector(a));
+        prop_assert_eq!(read(&root), a.map(|a| a.pow_mod(fourth, PRIME)));
+        let inverse = power::inverse(&Fe::<Model, 2, 1>([vector(a).0[0]; 2]));
+        let expected = a.map(|a| a.inv_mod(PRIME));
+        match inverse {
+            Some(inverse) => {
+                prop_assert_eq!(numbers(inverse.canonical().0[1]).map(Some), expected);
+            }
+            None => prop_assert!(expected.contains(&None)),
+        }
+    }
+
+    #[test]
+    fn multipliers_agree_with_big_integers(
+        all in prop::collection::vec((number(), number(), number()), 1..20)
+    ) {
+        let fit = |number: U256| (number % (ORDER - U256::ONE)) + U256::ONE;
+        let scalars: Vec<Scalars> = all
+            .iter()
+            .map(|(hash, r, s)| Scalars { hash: *hash % ORDER, r: fit(*r), s: fit(*s) })
+            .collect();
+        let mut found = Vec::new();
+        multipliers(&scalars, &mut found);
+        for (scalars, found) in scalars.iter().zip(&found) {
+            let inverse = scalars.r.inv_mod(ORDER).unwrap();
+            let u1 = inverse.mul_mod((ORDER - scalars.hash) % ORDER, ORDER);
+            let sum = found.generator.iter().rev().fold(U256::ZERO, |sum, byte| {
+                let sum = sum.mul_mod(U256::from(256), ORDER);
+                let digit = signed(2 * i64::from(*byte) - 255);
+                sum.add_mod(digit, ORDER)
+            });
+            prop_assert_eq!(sum, u1);
+            let u2 = inverse.mul_mod(scalars.s, ORDER);
+            let mut codes = found.point.below.to_vec();
+            codes.push(found.point.first);
+            let sum = codes.iter().rev().fold(U256::ZERO, |sum, code| {
+                sum.mul_mod(U256::from(8), ORDER).add_mod(worth_of(*code), ORDER)
+            });
+            prop_assert_eq!(sum, u2);
+        }
+    }
+}
+
+fn mask(lanes: [bool; LANES]) -> u8 {
+    lanes.iter().enumerate().map(|(lane, set)| u8::from(*set) << lane).sum()
+}
+
+/// A signed number modulo n.
+fn signed(number: i64) -> U256 {
+    let size = U256::from(number.unsigned_abs());
+    if number < 0 { ORDER - size } else { size }
+}
+
+/// A digit modulo n: w is a cube root of one.
+fn worth_of(code: u8) -> U256 {
+    if code == NONE {
+        return U256::ZERO;
+    }
+    let w = uint!(0x5363ad4cc05c30e0a5261c028812645a122e22ea20816678df02967c1b23bd72_U256);
+    let (a, b) = DIGITS[usize::from(code >> 3)];
+    let mut digit = signed(a.into()).add_mod(w.mul_mod(signed(b.into()), ORDER), ORDER);
+    for _ in 0..code >> 1 & 3 {
+        digit = digit.mul_mod(w, ORDER);
+    }
+    if code & 1 == 1 { ORDER - digit } else { digit }
+}
+
+#[test]
+fn multipliers_at_the_edges_have_digits() {
+    let edges = (0..300).flat_map(|at| {
+        let part = ORDER / U256::from(at + 1);
+        [U256::from(at), ORDER - U256::from(at + 1), part, part + U256::ONE, part * U256::from(2)]
+    });
+    for multiplier in edges.map(|edge| edge % ORDER) {
+        let found = digits(multiplier);
+        let codes = std::iter::once(&found.first).chain(found.below.iter().rev());
+        let sum = codes.fold(U256::ZERO, |sum, code| {
+            sum.mul_mod(U256::from(8), ORDER).add_mod(worth_of(*code), ORDER)
+        });
+        assert_eq!(sum, multiplier);
+    }
+}
+
+/// Limbs as large as the types allow, in every combination of large and zero.
+fn extremes(top: u64) -> Vec<[u64; 5]> {
+    let limb = |at: usize, set: bool| match (set, at) {
+        (false, _) => 0,
+        (true, 4) => top,
+        (true, _) => MASK_52,
+    };
+    (0..32).map(|mask: usize| std::array::from_fn(|at| limb(at, mask >> at & 1 == 1))).collect()
+}
+
+fn splat(limbs: [u64; 5]) -> [[Model; 5]; 1] {
+    [limbs.map(Model::splat)]
+}
+
+/// The debug assertions inside see what overflows on the way.
+#[test]
+fn limbs_at_their_limits_lose_no_bit() {
+    const TOP: u64 = (1 << 48) + (1 << 6);
+    let worth = |limbs: &[[Model; 5]; 1]| worth(&limbs[0])[0];
+    for a in extremes(TOP) {
+        for b in extremes(TOP * 6) {
+            // Magnitudes 1 and 6, added to what 16 sums of the largest leave.
+            let (x, y) = (Fe::<Model, 1, 1>(splat(a)), Fe::<Model, 1, 6>(splat(b)));
+            let large = 16 * MASK_52;
+            let large = Sum::<Model, 1, 16>(splat([large, large, large, large, 16 << 48]));
+            let product = x.mul_plus(&y, &large);
+            let expected = worth(&x.0).mul_mod(worth(&y.0), PRIME);
+            let expected = expected.add_mod(worth(&large.0), PRIME);
+            assert_eq!(worth(&product.0), expected, "{a:x?} {b:x?}");
+            assert!(product.0[0][4].words()[0] <= TOP, "{a:x?} {b:x?}");
+            let slope = Fe::<Model, 1, 3>(splat([a[0], a[1], a[2], a[3], 3 * a[4]]));
+            let both = slope.mul_sqr(&y, &x);
+            let expected = worth(&slope.0).mul_mod(worth(&y.0), PRIME);
+            let square = worth(&x.0).mul_mod(worth(&x.0), PRIME);
+            assert_eq!(worth(&both.0), expected.add_mod(square, PRIME), "{a:x?} {b:x?}");
+            assert!(both.0[0][4].words()[0] <= TOP, "{a:x?} {b:x?}");
+        }
+        let x = Fe::<Model, 1, 1>(splat(a));
+        let expected = worth(&x.0);
+        assert_eq!(numbers(x.canonical().0[0])[0], expected, "{a:x?}");
+        let zero = Fe::<Model, 1, 1>(splat([0; 5]));
+        let difference = zero.sum().minus::<1, 3>(&x.sum());
+        assert!(difference.0[0].iter().all(|limb| limb.words()[0] < 1 << 55), "{a:x?} borrows");
+        assert_eq!(worth(&difference.0), (PRIME - expected) % PRIME, "{a:x?}");
+        assert_eq!(x.zeros()[0] == u8::MAX, expected.is_zero(), "{a:x?}");
+    }
+}
+
+fn tasks(count: u64) -> Vec<Task> {
+    let number = |what: &str, at: u64| -> U256 {
+        U256::from_be_bytes(keccak256(format!("{what} {at}")).0) % ORDER
+    };
+    let scalars: Vec<Scalars> = (0..count)
+        .map(|at| Scalars { hash: number("hash", at), r: number("r", at), s: number("s", at) })
+        .collect();
+    let mut found = Vec::new();
+    multipliers(&scalars, &mut found);
+    let all = scalars.iter().zip(found).enumerate();
+    all.map(|(at, (one, multipliers))| Task { x: one.r, odd: at % 2 == 0, multipliers }).collect()
+}
+
+/// Of every second x there is a point, so the two differ in more than keys.
+#[test]
+fn the_model_finds_what_the_registers_find() {
+    for count in [1, 8, 25] {
+        let tasks = tasks(count);
+        let mut found: Vec<Found> = Vec::new();
+        chunk::run::<Model>(&mut Chunk { tasks: &tasks, found: &mut found });
+        assert_eq!(found.len(), tasks.len());
+        #[cfg(target_arch = "x86_64")]
+        if lanes::available() {
+            let mut other = Vec::new();
+            lanes::run(&mut Chunk { tasks: &tasks, found: &mut other });
+            assert_eq!(found, other);
+        }
+    }
+}
+
+/// A carry that is lost in one lane of one number is seen in that lane and in no other.
+#[test]
+fn a_planted_wrong_carry_is_found() {
+    let good = vector([PRIME - U256::from(2); LANES]);
+    let mut planted = good;
+    let mut words = planted.0[0][1].words();
+    words[5] ^= 1 << 51;
+    planted.0[0][1] = Model::of(words);
+    let (good, planted) = (power::root(&good.sqr()), power::root(&planted.sqr()));
+    for (lane, (good, planted)) in read(&good).iter().zip(read(&planted)).enumerate() {
+        assert_eq!(*good != planted, lane == 5);
+    }
+    let tasks = tasks(9);
+    let mut wrong = tasks.clone();
+    wrong[3].multipliers.generator[7] ^= 1;
+    let run = |tasks: &[Task]| {
+        let mut found = Vec::new();
+        chunk::run::<Model>(&mut Chunk { tasks, found: &mut found });
+        found
+    };
+    for (at, (one, other)) in run(&tasks).iter().zip(run(&wrong)).enumerate() {
+        assert_eq!(*one != other, at == 3 && *one != Found::NoPoint);
+    }
+}
