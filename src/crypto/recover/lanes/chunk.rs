@@ -57,7 +57,8 @@ const GENERATOR_X: U256 =
 const GENERATOR_Y: U256 =
     uint!(0x483ada7726a3c4655da4fbfc0e1108a8fd17b448a68554199c47d08ffb10d4b8_U256);
 
-/// Where the points of N vectors of signatures lie: multiples of R, of w R and its like, of the generator.
+/// Where the points of N vectors of signatures lie: multiples of R, of w R and its like, of the
+/// generator.
 const TURNED: usize = ENTRIES;
 const SUMS: usize = TURNED + 4;
 const POINTS: usize = SUMS + WINDOWS;

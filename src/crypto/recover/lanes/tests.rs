@@ -220,6 +220,12 @@ fn limbs_at_their_limits_lose_no_bit() {
     }
 }
 
+/// Without optimisation the model keeps every vector of a whole recovery on the stack.
+fn on_a_large_stack(test: fn()) {
+    let thread = std::thread::Builder::new().stack_size(64 << 20).spawn(test).unwrap();
+    assert!(thread.join().is_ok(), "failed as said above");
+}
+
 fn tasks(count: u64) -> Vec<Task> {
     let number = |what: &str, at: u64| -> U256 {
         U256::from_be_bytes(keccak256(format!("{what} {at}")).0) % ORDER
@@ -236,6 +242,10 @@ fn tasks(count: u64) -> Vec<Task> {
 /// Of every second x there is a point, so the two differ in more than keys.
 #[test]
 fn the_model_finds_what_the_registers_find() {
+    on_a_large_stack(model_and_registers);
+}
+
+fn model_and_registers() {
     for count in [1, 8, 25] {
         let tasks = tasks(count);
         let mut found: Vec<Found> = Vec::new();
@@ -253,6 +263,10 @@ fn the_model_finds_what_the_registers_find() {
 /// A carry that is lost in one lane of one number is seen in that lane and in no other.
 #[test]
 fn a_planted_wrong_carry_is_found() {
+    on_a_large_stack(wrong_carry);
+}
+
+fn wrong_carry() {
     let good = vector([PRIME - U256::from(2); LANES]);
     let mut planted = good;
     let mut words = planted.0[0][1].words();
