@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench vectors setup setup-test
+.PHONY: help run test test-long check bench vectors setup setup-test
 
 CARGO ?= cargo
 # Where rustup puts cargo, for a shell that was opened before.
@@ -23,6 +23,11 @@ test: setup setup-test ## Run all tests, those by real clients too
 	$(CARGO) test
 	$(CARGO) build --release --bin basalt
 	tests/clients/run
+
+test-long: setup setup-test ## Run what takes hours: thousands of blocks, a million signatures, kills
+	BASALT_PARALLEL_SEEDS=5000 $(CARGO) test --release --test parallel_equals_serial
+	BASALT_RECOVER_TESTS=1000000 $(CARGO) test --release --lib crypto::recover
+	BASALT_CRASH_ROUNDS=50 $(CARGO) test --release --test crash_recovery
 
 check: setup units ## Formatting, lints, layout, documentation, licences, units
 	$(CARGO) fmt --check
