@@ -205,15 +205,13 @@ fn measure(workload: &Workload, options: &Options) {
         if !options.alone {
             add("plain revm".to_owned(), peer(workload));
             add("serial".to_owned(), ours(workload, None).0);
-        }
-        if !options.alone {
             let (took, counted) = serial_part(workload);
             // Where there is nothing for lanes to do, all of it is the serial part.
             if counted.ahead > 0 {
                 add("its serial part".to_owned(), took);
-            }
-            if round == 0 && counted.ahead > 0 {
-                counts.push((LANES_OF_GATE, counted));
+                if round == 0 {
+                    counts.push((LANES_OF_GATE, counted));
+                }
             }
         }
         for lanes in &options.lanes {

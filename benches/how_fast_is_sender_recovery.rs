@@ -7,6 +7,8 @@
 #![allow(clippy::float_arithmetic, clippy::cast_precision_loss, reason = "a bench prints ratios")]
 #![allow(clippy::print_stdout, reason = "a bench prints")]
 
+#[path = "support/cpu.rs"]
+mod cpu;
 #[path = "support/mode.rs"]
 mod mode;
 
@@ -73,13 +75,13 @@ fn together(threads: usize, work: &(dyn Fn() -> f64 + Sync)) -> Vec<f64> {
 fn measured(engine: Engine, signed: &[Signed], batch: usize) -> f64 {
     let times = 512usize.div_ceil(batch).min(signed.len() / batch).max(1);
     let mut out = Vec::with_capacity(batch);
-    let start = cpu_s();
+    let start = cpu::thread_s();
     for part in signed.chunks(batch).take(times) {
         out.clear();
         black_box(engine.signers(black_box(part), &mut out));
         black_box(&out);
     }
-    (cpu_s() - start) * 1e6 / (times * batch) as f64
+    (cpu::thread_s() - start) * 1e6 / (times * batch) as f64
 }
 
 fn signed(count: usize) -> Vec<Signed> {
@@ -103,14 +105,4 @@ fn rounds(default: usize) -> usize {
     let arguments: Vec<String> = std::env::args().collect();
     let at = arguments.iter().position(|argument| argument == "--rounds");
     at.and_then(|at| arguments.get(at + 1)).map_or(default, |n| n.parse().expect("a number"))
-}
-
-/// CPU time of this thread: robust where a machine is shared.
-#[expect(unsafe_code, reason = "libc has no safe wrapper for clock_gettime")]
-fn cpu_s() -> f64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is valid for writing for the length of the call.
-    let failed = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
-    assert_eq!(failed, 0, "this system has no clock of a thread's CPU time");
-    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }

@@ -11,6 +11,8 @@
 #![allow(clippy::float_arithmetic, clippy::cast_precision_loss, reason = "a bench prints ratios")]
 #![allow(clippy::print_stdout, reason = "a bench prints")]
 
+#[path = "support/cpu.rs"]
+mod cpu;
 #[path = "support/mode.rs"]
 mod mode;
 
@@ -59,9 +61,9 @@ fn main() {
     let mut built_s = 0.0;
     for chunk in addresses.chunks(CHUNK) {
         let diff = diff_of(chunk, &mut state, &mut random);
-        let start = cpu_s();
+        let start = cpu::thread_s();
         let update = trie.apply(0, &diff).expect("sound");
-        built_s += cpu_s() - start;
+        built_s += cpu::thread_s() - start;
         rows.write(&update.rows);
     }
     trie.checkpointed(0, Arc::clone(&source));
@@ -78,9 +80,9 @@ fn main() {
             (0..updates).map(|_| addresses[random.below(addresses.len())]).collect();
         let diff = diff_of(&touched, &mut state, &mut random);
         let number = u64::try_from(round).expect("small");
-        let start = cpu_s();
+        let start = cpu::thread_s();
         let update = trie.apply(number, &diff).expect("sound");
-        ours.push(diff.accounts.len() as f64 / (cpu_s() - start));
+        ours.push(diff.accounts.len() as f64 / (cpu::thread_s() - start));
         rows.write(&update.rows);
         trie.checkpointed(number, Arc::clone(&source));
         row_count += update.rows.len();
@@ -88,15 +90,15 @@ fn main() {
             update.rows.iter().flat_map(|(_, row)| row).map(|row| row.len()).sum::<usize>();
         let sizes = changed_node_bytes(&diff, &keys);
         let start = hash_alone(&sizes, diff.accounts.len());
-        hashing.push(diff.accounts.len() as f64 / (cpu_s() - start));
+        hashing.push(diff.accounts.len() as f64 / (cpu::thread_s() - start));
     }
     let leaves = leaves(&state);
     let mut scratch = Vec::new();
     let mut expected = B256::ZERO;
     for _ in 0..rounds.min(3) {
-        let start = cpu_s();
+        let start = cpu::thread_s();
         expected = state_root_unsorted(leaves.iter().copied());
-        scratch.push(updates as f64 / (cpu_s() - start));
+        scratch.push(updates as f64 / (cpu::thread_s() - start));
     }
     assert_eq!(trie.root(), expected, "the root is not that of a trie from scratch");
     println!("rows a block: {}, {} KiB", row_count / rounds, row_bytes / rounds / 1024);
@@ -174,7 +176,7 @@ fn hash_alone(sizes: &[usize], addresses: usize) -> f64 {
     let nodes: Vec<&[u8]> = sizes.iter().map(|size| &bytes[..*size]).collect();
     let addresses = vec![&bytes[..20]; addresses];
     let mut hashes = Vec::with_capacity(nodes.len() + addresses.len());
-    let start = cpu_s();
+    let start = cpu::thread_s();
     keccak_batch(&nodes, &mut hashes);
     keccak_batch(&addresses, &mut hashes);
     black_box(hashes);
@@ -188,16 +190,6 @@ fn leaves(state: &Map<Address, Account>) -> Vec<(B256, TrieAccount)> {
         ..TrieAccount::default()
     };
     state.iter().map(|(address, account)| (keccak256(address), leaf(account))).collect()
-}
-
-/// CPU time of this thread: robust where a machine is shared.
-#[expect(unsafe_code, reason = "libc has no safe wrapper for clock_gettime")]
-fn cpu_s() -> f64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is valid for writing for the length of the call.
-    let failed = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
-    assert_eq!(failed, 0, "this system has no clock of a thread's CPU time");
-    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 fn sizes(small: bool) -> Sizes {

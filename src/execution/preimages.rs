@@ -10,6 +10,7 @@ use crate::execution::{
     call::{Function, argument, contract, function},
     evm::Evm,
     store::ReadError,
+    words::word,
 };
 use crate::types::{map::Map, transaction::RecoveredTransaction};
 use alloy_consensus::Transaction as _;
@@ -208,12 +209,8 @@ pub(super) fn foresee<'a>(
 }
 
 fn place(preimage: &Preimage) -> usize {
-    let word = |at: usize| {
-        let mut word = [0; 8];
-        word.copy_from_slice(&preimage[at..at + 8]);
-        u64::from_le_bytes(word)
-    };
-    let mixed = (word(24) ^ word(56).rotate_right(7)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (word(preimage, 24) ^ word(preimage, 56).rotate_right(7))
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15);
     usize::try_from(mixed >> 40).unwrap_or_default() % REMEMBERED
 }
 

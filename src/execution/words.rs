@@ -89,8 +89,9 @@ pub(super) fn hot_of(value: &[u64; 10]) -> Hot {
     Hot { account, incarnation }
 }
 
+/// The word at a place of some bytes.
 #[inline]
-fn word(bytes: &[u8], at: usize) -> u64 {
+pub(super) fn word(bytes: &[u8], at: usize) -> u64 {
     let mut word = [0; 8];
     word.copy_from_slice(&bytes[at..at + 8]);
     u64::from_le_bytes(word)

@@ -209,7 +209,7 @@ impl Engine for Parallel {
         let Self { evm, counts, conflicts, lanes, plan, hints, paced, .. } = self;
         let chain_id = evm.rules().chain_id;
         let near = [None; AHEAD];
-        let (plan, foreseen) = (&*plan, 0);
+        let foreseen = 0;
         let mut crew =
             Crew { counts, conflicts, lanes, plan, hints, paced, run, near, foreseen, chain_id };
         serial::execute(evm, block, transactions, is_late, &mut crew)
