@@ -19,7 +19,7 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("BASALT_CACHE", Path.home() / ".cache/basalt")) / "image"
 TOOLS = CACHE / "tools"
-# tcg works everywhere; kvm where the machine has it and guests survive it.
+# tests/image/run tries whether kvm works here.
 ACCEL = os.environ.get("BASALT_TEST_ACCEL", "tcg")
 # Seconds until a boot has to have got somewhere; emulation on two busy cores is slow.
 BOOT_S = int(os.environ.get("BASALT_TEST_BOOT_S", "300" if ACCEL == "tcg" else "60"))
