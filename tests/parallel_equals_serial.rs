@@ -28,7 +28,7 @@ use basalt::{
         transaction::{RecoveredTransaction, SharedTransaction},
     },
 };
-use engines::Setting;
+use engines::{Agreed, Setting};
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
@@ -184,6 +184,16 @@ fn add(all: &mut Counts, one: &Counts) {
     all.abandoned += one.abandoned;
 }
 
+/// Both engines' changes lead from the state to one root.
+fn same_roots(state: &Memory, agreed: &Agreed) {
+    let after = |side: usize| {
+        let mut state = state.clone();
+        agreed.diffs.iter().for_each(|both| state.apply(&both[side]));
+        state.root()
+    };
+    assert_eq!(after(0), after(1), "state roots differ");
+}
+
 #[test]
 fn generated_blocks() {
     let seeds =
@@ -214,7 +224,10 @@ fn generated_blocks() {
         let cuts: Vec<_> = list.chunks(cut).collect();
         let lanes = 1 + random.below(8);
         match setting.compare(&cuts, lanes) {
-            Ok(agreed) => add(&mut all, &agreed.counts),
+            Ok(agreed) => {
+                same_roots(&town.state, &agreed);
+                add(&mut all, &agreed.counts);
+            }
             Err(why) => panic!("seed {seed}, {lanes} lanes, cuts of {cut}: {why}"),
         }
     }
@@ -233,10 +246,13 @@ fn state_vectors_as_blocks() {
         let work = || {
             let mut all = (0usize, Counts::default());
             while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-                for (name, setting, list) in joined(file) {
+                for (name, state, setting, list) in joined(file) {
                     let cuts: Vec<_> = list.chunks(48).collect();
                     match setting.compare(&cuts, 2) {
-                        Ok(agreed) => add(&mut all.1, &agreed.counts),
+                        Ok(agreed) => {
+                            same_roots(&state, &agreed);
+                            add(&mut all.1, &agreed.counts);
+                        }
                         Err(why) => panic!("{} {name}: {why}", file.path),
                     }
                     all.0 += 1;
@@ -257,7 +273,7 @@ fn state_vectors_as_blocks() {
 }
 
 /// One block for each fork in a file.
-fn joined(file: &Vector) -> Vec<(String, Setting, Vec<SharedTransaction>)> {
+fn joined(file: &Vector) -> Vec<(String, Arc<Memory>, Setting, Vec<SharedTransaction>)> {
     let tests: BTreeMap<String, Value> = serde_json::from_slice(&file.bytes).expect("JSON");
     let forks = [("Cancun", Fork::Cancun), ("Prague", Fork::Prague), ("Osaka", Fork::Osaka)];
     let mut blocks = Vec::new();
@@ -288,14 +304,15 @@ fn joined(file: &Vector) -> Vec<(String, Setting, Vec<SharedTransaction>)> {
             fee_recipient: parsed(&env["currentCoinbase"]),
             prev_randao: B256::ZERO,
         };
+        let state = Arc::new(state);
         let setting = Setting {
-            state: Arc::new(state),
+            state: Arc::clone(&state) as _,
             rules,
             environment,
             excess_blob_gas: 0,
             limits: CacheLimits::default(),
         };
-        blocks.push((name.to_owned(), setting, list));
+        blocks.push((name.to_owned(), state, setting, list));
     }
     blocks
 }

@@ -1,12 +1,14 @@
 //! Raw bytes to a transaction: EIP-2718, strict RLP, one encoding for one transaction.
 
-use crate::crypto::recover::{RecoverError, recover};
+use crate::crypto::recover::{Engine, RecoverError};
+use crate::ingress::signatures::Signatures;
 use crate::types::{limits::TRANSACTION_BYTES_MAX, transaction::RecoveredTransaction};
 use alloy_consensus::{
     Signed, TxEip1559, TxEip2930, TxEip7702, TxEnvelope, TxLegacy, transaction::RlpEcdsaDecodableTx,
 };
 use alloy_eips::eip2718::Encodable2718 as _;
-use alloy_primitives::{Address, B256, Bytes, Signature, keccak256};
+use alloy_primitives::{B256, Bytes, keccak256};
+use prometheus_client::metrics::counter::Counter;
 
 /// Why bytes are no transaction of this chain.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -58,13 +60,26 @@ pub struct Decoded {
 /// # Errors
 /// Where `raw` is too large, of a type that this chain does not take, or not canonical.
 pub fn decode(raw: Bytes) -> Result<Decoded, DecodeError> {
+    let hash = keccak256(hashed(&raw));
+    decode_hashed(raw, hash)
+}
+
+/// What `decode_hashed` wants the keccak of: all, or of too much no more than shows it.
+pub fn hashed(raw: &[u8]) -> &[u8] {
+    &raw[..raw.len().min(TRANSACTION_BYTES_MAX + 1)]
+}
+
+/// As `decode`, where the keccak of `hashed(&raw)` is known.
+///
+/// # Errors
+/// As those of `decode`.
+pub fn decode_hashed(raw: Bytes, hash: B256) -> Result<Decoded, DecodeError> {
     let size = raw.len();
     if size > TRANSACTION_BYTES_MAX {
         return Err(DecodeError::TooLarge { size, limit: TRANSACTION_BYTES_MAX });
     }
     let first = *raw.first().ok_or(DecodeError::Empty)?;
     let buf = &mut raw.as_ref();
-    let hash = keccak256(&raw);
     let envelope = match first {
         0xc0..=0xff => TxEnvelope::Legacy(fields::<TxLegacy>(buf, hash)?),
         0x01 => TxEnvelope::Eip2930(typed::<TxEip2930>(buf, hash)?),
@@ -96,77 +111,21 @@ fn fields<T: RlpEcdsaDecodableTx>(buf: &mut &[u8], hash: B256) -> Result<Signed<
 }
 
 impl Decoded {
-    /// What recovery needs: the hash that was signed and the signature.
-    pub fn signed(&self) -> (B256, Signature) {
-        (self.envelope.signature_hash(), *self.envelope.signature())
-    }
-
-    /// EIP-7702: the authority of each authorization, `None` where its signature is void.
-    pub fn authorities(&self) -> Vec<Option<Address>> {
-        let Some(signed) = self.envelope.as_eip7702() else { return Vec::new() };
-        let list = &signed.tx().authorization_list;
-        let one = |authorization: &alloy_eips::eip7702::SignedAuthorization| {
-            let signature = authorization.signature().ok()?;
-            recover(authorization.inner().signature_hash(), &signature).ok()
-        };
-        list.iter().map(one).collect()
-    }
-
-    /// Attaches the sender that recovery found.
-    pub fn with_sender(self, sender: Address) -> RecoveredTransaction {
-        let authorities = self.authorities();
-        let Self { envelope, hash, raw } = self;
-        RecoveredTransaction { envelope, hash, sender, authorities, raw }
-    }
-
-    /// Recovers the sender: the path of one transaction; ingress recovers in batches.
+    /// Recovers sender and authorities of this one alone.
     ///
     /// # Errors
     /// Where the signature recovers to no sender.
     pub fn recover(self) -> Result<RecoveredTransaction, RecoverError> {
-        let (hash, signature) = self.signed();
-        let sender = recover(hash, &signature)?;
-        Ok(self.with_sender(sender))
+        let mut signatures = Signatures::new(Engine::Libsecp256k1, Counter::default());
+        let mut recovered = signatures.recover(vec![(self, ())], 0);
+        recovered.next().map_or(Err(RecoverError::Unsure), |(verdict, ())| verdict)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crypto::sign::Signer;
-    use alloy_consensus::{TxEip1559, TypedTransaction};
-    use alloy_eips::eip7702::Authorization;
-    use alloy_primitives::{TxKind, U256};
-
-    fn signer(byte: u8) -> Signer {
-        Signer::from_secret(&B256::repeat_byte(byte)).unwrap()
-    }
-
-    fn every_type() -> Vec<TypedTransaction> {
-        let to = TxKind::Call(Address::repeat_byte(7));
-        let delegation =
-            Authorization { chain_id: U256::from(1), address: Address::repeat_byte(9), nonce: 3 };
-        let signature = signer(2).sign(delegation.signature_hash());
-        let voided = Signature::new(U256::ZERO, U256::ZERO, false);
-        let authorization_list =
-            vec![delegation.clone().into_signed(signature), delegation.into_signed(voided)];
-        let chain_id = 31_337;
-        vec![
-            TypedTransaction::Legacy(TxLegacy {
-                chain_id: Some(chain_id),
-                to,
-                ..TxLegacy::default()
-            }),
-            TypedTransaction::Legacy(TxLegacy { chain_id: None, to, ..TxLegacy::default() }),
-            TypedTransaction::Eip2930(TxEip2930 { chain_id, to, ..TxEip2930::default() }),
-            TypedTransaction::Eip1559(TxEip1559 { chain_id, ..TxEip1559::default() }),
-            TypedTransaction::Eip7702(TxEip7702 {
-                chain_id,
-                authorization_list,
-                ..TxEip7702::default()
-            }),
-        ]
-    }
+    use crate::ingress::fixture::{every_type, signer};
 
     #[test]
     fn every_type_round_trips_with_sender_and_authorities() {

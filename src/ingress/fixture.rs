@@ -9,9 +9,9 @@ use crate::types::{
     transaction::SharedTransaction,
     view::{StateView, ViewError},
 };
-use alloy_consensus::{TxEip1559, TypedTransaction};
-use alloy_eips::eip2718::Encodable2718 as _;
-use alloy_primitives::{Address, B256, Bytes, TxKind, U256};
+use alloy_consensus::{TxEip1559, TxEip2930, TxEip7702, TxLegacy, TypedTransaction};
+use alloy_eips::{eip2718::Encodable2718 as _, eip7702::Authorization};
+use alloy_primitives::{Address, B256, Bytes, Signature, TxKind, U256};
 use std::sync::Arc;
 
 /// One whole coin, enough for any test.
@@ -44,6 +44,29 @@ pub(super) fn shared(signer: &Signer, tx: TxEip1559) -> SharedTransaction {
 
 pub(super) fn account(nonce: u64, balance: u64) -> Account {
     Account { nonce, balance: U256::from(balance), ..Account::default() }
+}
+
+/// One transaction of each type, unsigned; of the authorizations one is void.
+pub(super) fn every_type() -> Vec<TypedTransaction> {
+    let to = TxKind::Call(Address::repeat_byte(7));
+    let delegation =
+        Authorization { chain_id: U256::from(1), address: Address::repeat_byte(9), nonce: 3 };
+    let signature = signer(2).sign(delegation.signature_hash());
+    let voided = Signature::new(U256::ZERO, U256::ZERO, false);
+    let authorization_list =
+        vec![delegation.clone().into_signed(signature), delegation.into_signed(voided)];
+    let chain_id = DEV_CHAIN_ID;
+    vec![
+        TypedTransaction::Legacy(TxLegacy { chain_id: Some(chain_id), to, ..TxLegacy::default() }),
+        TypedTransaction::Legacy(TxLegacy { chain_id: None, to, ..TxLegacy::default() }),
+        TypedTransaction::Eip2930(TxEip2930 { chain_id, to, ..TxEip2930::default() }),
+        TypedTransaction::Eip1559(TxEip1559 { chain_id, ..TxEip1559::default() }),
+        TypedTransaction::Eip7702(TxEip7702 {
+            chain_id,
+            authorization_list,
+            ..TxEip7702::default()
+        }),
+    ]
 }
 
 /// Accounts and codes; everything else is empty.

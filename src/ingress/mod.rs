@@ -5,10 +5,12 @@
 //! per sender and in total. Failure: a `Refusal` in Ethereum's usual words; a full pool or a full
 //! ring refuses, nothing blocks. Seat: `ingress`, several share the work.
 //!
-//! 1. decode and check what needs no state  2. recover senders in a batch  3. check against the
-//!    newest durable state  4. enter into the pool, release what is next in nonce order  5. reply
+//! 1. decode and check what needs no state  2. recover senders and authorities in a batch
+//! 3. check against the newest durable state  4. enter into the pool, release what is next in
+//!    nonce order  5. reply
 
 pub mod decode;
+pub mod signatures;
 pub mod gas;
 pub mod admit;
 pub mod pool;

@@ -1,10 +1,14 @@
 //! The pinned loop of ingress: takes what has arrived, recovers it as a batch, answers each.
 
-use crate::crypto::recover::{Engine, RecoverError};
+use crate::crypto::{
+    keccak::keccak_batch,
+    recover::{Engine, RecoverError},
+};
 use crate::ingress::{
     admit::{AdmitError, Rules, check_alone, check_sender},
-    decode::{DecodeError, Decoded, decode},
+    decode::{DecodeError, Decoded, decode_hashed, hashed},
     pool::{Entered, Pool, PoolError},
+    signatures::Signatures,
 };
 use crate::runtime::{
     clock::Clock,
@@ -12,12 +16,12 @@ use crate::runtime::{
     ring::{Consumer, Pop, Producer},
 };
 use crate::types::{
-    flow::{ChainEvent, Refusal, Submission},
+    flow::{ChainEvent, Refusal, Reply, Submission},
     ids::TimestampUs,
     transaction::{RecoveredTransaction, SharedTransaction},
     view::{PoolReader as _, StateView, ViewError},
 };
-use alloy_primitives::{Address, B256};
+use alloy_primitives::{Address, B256, Bytes};
 use prometheus_client::metrics::counter::Counter;
 use std::{sync::Arc, time::Duration};
 
@@ -78,13 +82,12 @@ impl From<IngressError> for Refusal {
             IngressError::Decode(DecodeError::Rlp(_) | DecodeError::Empty)
             | IngressError::Decode(DecodeError::Trailing(_) | DecodeError::NotCanonical) => -32_602,
             IngressError::Admit(AdmitError::View(_)) => -32_603,
+            IngressError::Recover(RecoverError::Unsure) => -32_005,
             _ => -32_000,
         };
         Self { code, message: error.to_string() }
     }
 }
-
-type Reply = Box<dyn FnOnce(Result<B256, Refusal>) + Send>;
 
 /// Makes ahead what recovery looks up; the counter of signatures that the lanes leave to
 /// libsecp256k1, which only those are that are made for it.
@@ -99,12 +102,13 @@ pub fn prepare(metrics: &Metrics) -> Counter {
 /// Serves submissions until their ring closes.
 pub fn run(ingress: Ingress) {
     let mut batch = Vec::with_capacity(BATCH_MAX);
+    let mut signatures = Signatures::new(ingress.engine, ingress.unsure.clone());
     let mut next_sweep_us = 0;
     loop {
         match ingress.submissions.pop_timeout(SWEEP_INTERVAL) {
             Pop::Item(first) => {
                 ingress.gather(first, &mut batch);
-                ingress.process(&mut batch);
+                ingress.process(&mut batch, &mut signatures);
             }
             Pop::Empty => {}
             Pop::Closed => return,
@@ -129,18 +133,28 @@ impl Ingress {
         }
     }
 
-    fn process(&self, batch: &mut Vec<Submission>) {
+    fn process(&self, batch: &mut Vec<Submission>, signatures: &mut Signatures) {
         let start_us = self.clock.now_us();
         let count = batch.len();
+        let raws: Vec<&[u8]> = batch.iter().map(|submission| hashed(&submission.raw)).collect();
+        let mut hashes = Vec::with_capacity(count);
+        keccak_batch(&raws, &mut hashes);
         let mut decoded = Vec::with_capacity(count);
-        for submission in batch.drain(..) {
-            match self.decode(submission.raw) {
-                Ok(tx) => decoded.push((tx, submission.reply)),
-                Err(error) => (submission.reply)(Err(error.into())),
+        for (Submission { raw, reply }, hash) in batch.drain(..).zip(hashes) {
+            match self.decode(raw, hash) {
+                Ok(tx) => decoded.push((tx, reply)),
+                Err(error) => reply(Err(error.into())),
             }
         }
         if !decoded.is_empty() {
-            self.admit_all(self.recover_all(decoded));
+            let mut recovered = Vec::with_capacity(decoded.len());
+            for (verdict, reply) in signatures.recover(decoded, start_us) {
+                match verdict {
+                    Ok(tx) => recovered.push((tx, reply)),
+                    Err(error) => reply(Err(IngressError::from(error).into())),
+                }
+            }
+            self.admit_all(recovered);
         }
         let took_us = self.clock.now_us().saturating_sub(start_us);
         let each_us = took_us / u64::try_from(count).unwrap_or(1).max(1);
@@ -149,29 +163,13 @@ impl Ingress {
         }
     }
 
-    fn decode(&self, raw: alloy_primitives::Bytes) -> Result<Decoded, IngressError> {
-        let decoded = decode(raw)?;
-        if self.pool.pending(&decoded.hash).is_some() {
+    fn decode(&self, raw: Bytes, hash: B256) -> Result<Decoded, IngressError> {
+        if self.pool.pending(&hash).is_some() {
             return Err(PoolError::AlreadyKnown.into());
         }
+        let decoded = decode_hashed(raw, hash)?;
         check_alone(&decoded, &self.rules)?;
         Ok(decoded)
-    }
-
-    /// Attaches senders; a signature without one is answered at once.
-    fn recover_all(&self, decoded: Vec<(Decoded, Reply)>) -> Vec<(RecoveredTransaction, Reply)> {
-        let signed: Vec<_> = decoded.iter().map(|(tx, _)| tx.signed()).collect();
-        let mut senders = Vec::with_capacity(signed.len());
-        let unsure = self.engine.senders(&signed, &mut senders);
-        self.unsure.inc_by(u64::try_from(unsure).unwrap_or(u64::MAX));
-        let mut recovered = Vec::with_capacity(signed.len());
-        for ((tx, reply), sender) in decoded.into_iter().zip(senders) {
-            match sender {
-                Ok(sender) => recovered.push((tx.with_sender(sender), reply)),
-                Err(error) => reply(Err(IngressError::from(error).into())),
-            }
-        }
-        recovered
     }
 
     fn admit_all(&self, recovered: Vec<(RecoveredTransaction, Reply)>) {
@@ -246,7 +244,6 @@ mod tests {
     };
     use crate::runtime::ring::ring;
     use crate::types::ids::DEV_CHAIN_ID;
-    use alloy_primitives::Bytes;
     use std::sync::{
         Mutex,
         atomic::{AtomicUsize, Ordering},

@@ -4,10 +4,14 @@
 use crate::rpc::{
     Api, Cors,
     answers::{Held, HeldBody},
+    dispatch::Dispatcher,
     error::{INVALID_REQUEST, RpcError},
     metrics::Open,
     socket::{InFlight, Link},
 };
+use bytes::Bytes;
+use http_body::Body;
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use jsonrpsee::{
     core::BoxError,
     server::{HttpBody, HttpRequest, HttpResponse, ws::is_upgrade_request},
@@ -29,6 +33,7 @@ const CORS_MAX_AGE_S: &str = "600";
 #[derive(Clone)]
 pub struct HttpLayer {
     api: Arc<Api>,
+    dispatcher: Arc<Dispatcher>,
     connection: Arc<Connection>,
 }
 
@@ -48,10 +53,10 @@ struct Connection {
 
 impl HttpLayer {
     /// Of a new connection with this socket.
-    pub fn new(api: Arc<Api>, link: Arc<Link>) -> Self {
+    pub fn new(api: Arc<Api>, dispatcher: Arc<Dispatcher>, link: Arc<Link>) -> Self {
         let (open, before) = api.metrics.connection();
         let refused = before >= i64::from(api.settings.connections_max);
-        Self { api, connection: Arc::new(Connection { _open: open, refused, link }) }
+        Self { api, dispatcher, connection: Arc::new(Connection { _open: open, refused, link }) }
     }
 }
 
@@ -65,8 +70,11 @@ impl<S> tower::Layer<S> for HttpLayer {
 
 impl<S, B> Service<HttpRequest<B>> for Http<S>
 where
-    S: Service<HttpRequest<B>, Response = HttpResponse, Error = BoxError>,
+    S: Service<HttpRequest<HttpBody>, Response = HttpResponse, Error = BoxError>,
+    S: Clone + Send + 'static,
     S::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
 {
     type Response = HttpResponse;
     type Error = BoxError;
@@ -76,24 +84,25 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, mut request: HttpRequest<B>) -> Self::Future {
-        let HttpLayer { api, connection } = self.layer.clone();
+    fn call(&mut self, request: HttpRequest<B>) -> Self::Future {
+        let mut request = request.map(HttpBody::new);
+        let layer = self.layer.clone();
+        let connection = Arc::clone(&layer.connection);
         let serving = connection.link.serve();
         let origin = request.headers().get("origin").and_then(|value| value.to_str().ok());
-        let allowed = origin.and_then(|origin| allowed_origin(&api.settings.cors, origin));
-        let ours = self.layer.own_answer(&request);
+        let allowed = origin.and_then(|origin| allowed_origin(&layer.api.settings.cors, origin));
+        let ours = layer.own_answer(&request);
         if ours.is_none() && is_upgrade_request(&request) {
             connection.link.upgraded();
         }
         // A WebSocket keeps the request's extensions, and so stays counted.
         request.extensions_mut().insert(InFlight::new(&connection.link));
         request.extensions_mut().insert(connection);
-        let inner = ours.is_none().then(|| self.inner.call(request));
+        let inner = self.inner.clone();
         Box::pin(async move {
-            let mut response = match (ours, inner) {
-                (Some(ours), _) => ours,
-                (None, Some(inner)) => restated(&api, inner.await?),
-                (None, None) => refusal(500, RpcError::internal()),
+            let mut response = match ours {
+                Some(ours) => ours,
+                None => layer.answer(request, inner).await?,
             };
             if let Some(origin) = allowed {
                 set(&mut response, "access-control-allow-origin", &origin);
@@ -105,6 +114,45 @@ where
             drop(serving);
             Ok(response)
         })
+    }
+}
+
+impl HttpLayer {
+    /// By the short way where the body asks for nothing but sends, else by jsonrpsee.
+    async fn answer<S>(
+        &self,
+        request: HttpRequest<HttpBody>,
+        mut inner: S,
+    ) -> Result<HttpResponse, BoxError>
+    where
+        S: Service<HttpRequest<HttpBody>, Response = HttpResponse, Error = BoxError>,
+    {
+        if request.method() != "POST" {
+            return inner.call(request).await;
+        }
+        let max = usize::try_from(self.api.settings.request_bytes_max).unwrap_or(usize::MAX);
+        let too_large = || {
+            let text = format!("content length too large: at most {max} bytes");
+            Ok(refusal(413, RpcError::limit(text)))
+        };
+        let (head, body) = request.into_parts();
+        // What is announced as too large is not read first.
+        if body.size_hint().lower() > u64::from(self.api.settings.request_bytes_max) {
+            return too_large();
+        }
+        let body = match Limited::new(body, max).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) if error.is::<LengthLimitError>() => return too_large(),
+            Err(error) => return Err(error),
+        };
+        let Some((answer, held)) = self.dispatcher.sends(&body).await else {
+            return inner.call(HttpRequest::from_parts(head, whole(body))).await;
+        };
+        let mut response = respond(200, JSON, answer);
+        if let Some(held) = held {
+            response.extensions_mut().insert(Arc::new(held));
+        }
+        Ok(response)
     }
 }
 
@@ -164,28 +212,19 @@ fn allowed_origin(cors: &Cors, origin: &str) -> Option<String> {
     }
 }
 
-/// jsonrpsee's refusals by HTTP status, with Ethereum's code and text.
-fn restated(api: &Api, response: HttpResponse) -> HttpResponse {
-    match response.status().as_u16() {
-        413 => {
-            let max = api.settings.request_bytes_max;
-            refusal(413, RpcError::limit(format!("content length too large: at most {max} bytes")))
-        }
-        _ => response,
-    }
-}
-
 fn refusal(status: u16, error: RpcError) -> HttpResponse {
     let payload = ResponsePayload::<()>::error(ErrorObjectOwned::from(error));
     let body = serde_json::to_string(&Response::new(payload, Id::Null)).unwrap_or_default();
     respond(status, JSON, body)
 }
 
-fn respond(status: u16, kind: &str, body: String) -> HttpResponse {
-    let built = HttpResponse::builder()
-        .status(status)
-        .header("content-type", kind)
-        .body(HttpBody::from(body));
+fn whole(body: Bytes) -> HttpBody {
+    HttpBody::new(Full::new(body))
+}
+
+fn respond(status: u16, kind: &str, body: impl Into<HttpBody>) -> HttpResponse {
+    let built =
+        HttpResponse::builder().status(status).header("content-type", kind).body(body.into());
     built.unwrap_or_else(|_| HttpResponse::new(HttpBody::empty()))
 }
 

@@ -27,6 +27,7 @@ pub mod eth;
 pub mod methods;
 pub mod waiters;
 pub mod send;
+pub mod sends;
 pub mod subscribe;
 pub mod metrics;
 pub mod socket;

@@ -287,6 +287,14 @@ pub(crate) fn object<'a, T: Deserialize<'a>>(value: &'a RawValue) -> Result<T, S
     serde_json::from_str(value.get()).map_err(|error| error.to_string())
 }
 
+/// Bytes of any length, as the first argument's text.
+///
+/// # Errors
+/// Where it is not hex with its prefix.
+pub(crate) fn data_of(text: &str) -> Result<Bytes, RpcError> {
+    bytes_of(text).map(Bytes::from).map_err(|reason| invalid(0, &reason))
+}
+
 /// The bytes of the only parameter, without a detour through a list of values: the path of
 /// `eth_sendRawTransaction`.
 ///

@@ -11,7 +11,7 @@ use crate::rpc::{
     waiters::Waiter,
 };
 use crate::types::{
-    flow::{Refusal, Submission},
+    flow::{Refusal, Reply, Submission},
     view::{BlockId, Place},
 };
 use alloy_primitives::{B256, Bytes, keccak256};
@@ -47,11 +47,18 @@ pub fn submit(api: &Api, params: Option<&str>) -> Result<Verdict, RpcError> {
 fn hand_over(api: &Api, raw: Bytes) -> Result<Verdict, RpcError> {
     let (sender, verdict) = oneshot::channel();
     // The client may be gone when the verdict comes.
-    let reply = Box::new(move |result| drop(sender.send(result)));
-    match api.backend.pool.submit(Submission { raw, reply }) {
-        Ok(()) => Ok(verdict),
-        Err(_) => Err(RpcError::limit("txpool is full: too many transactions wait for admission")),
-    }
+    to_ingress(api, raw, Box::new(move |result| drop(sender.send(result))))?;
+    Ok(verdict)
+}
+
+/// Puts a transaction on the way to ingress.
+///
+/// # Errors
+/// Where the queue is full.
+pub(crate) fn to_ingress(api: &Api, raw: Bytes, reply: Reply) -> Result<(), RpcError> {
+    let full = "txpool is full: too many transactions wait for admission";
+    let submitted = api.backend.pool.submit(Submission { raw, reply });
+    submitted.map_err(|_| RpcError::limit(full))
 }
 
 /// What ingress said.

@@ -253,7 +253,8 @@ impl Door {
         let request_bytes_max = usize::try_from(settings.request_bytes_max).unwrap_or(usize::MAX);
         let link = Link::new(request_bytes_max, settings.ask_timeout);
         let dispatch = DispatchLayer(Arc::clone(&self.dispatcher), Arc::clone(&link));
-        let http = HttpLayer::new(Arc::clone(&self.api), Arc::clone(&link));
+        let http =
+            HttpLayer::new(Arc::clone(&self.api), Arc::clone(&self.dispatcher), Arc::clone(&link));
         let service = Server::builder()
             .set_config(self.config.clone())
             .set_rpc_middleware(RpcServiceBuilder::new().layer(dispatch))

@@ -11,12 +11,15 @@ use crate::types::{
 use alloy_primitives::{B256, Bytes};
 use std::sync::Arc;
 
+/// Takes the hash of an admitted transaction, or why it was refused.
+pub type Reply = Box<dyn FnOnce(Result<B256, Refusal>) + Send>;
+
 /// rpc → ingress: a raw transaction and where its verdict goes.
 pub struct Submission {
     /// EIP-2718 encoding as it came.
     pub raw: Bytes,
-    /// Called once, on an ingress seat, with the hash or the refusal; must not block.
-    pub reply: Box<dyn FnOnce(Result<B256, Refusal>) + Send>,
+    /// Called once, on an ingress seat; must not block.
+    pub reply: Reply,
 }
 
 /// Why a transaction was not admitted, in JSON-RPC's terms.

@@ -5,6 +5,7 @@ use crate::{
     mock::{ALICE, Node, transaction},
     post, raw, refusal, result,
 };
+use basalt::types::flow::Refusal;
 use serde_json::{Value, json};
 use std::{
     io::Write as _,
@@ -50,6 +51,68 @@ fn a_batch_is_submitted_at_once_and_answered_in_order() {
         assert_eq!(answer["id"], nonce);
         assert_eq!(answer["result"], json!(transaction(nonce as u64).hash), "{answer}");
     }
+}
+
+/// Sends of the plain form take a shorter way than all other requests.
+#[test]
+fn the_short_way_answers_to_the_letter_what_the_long_way_does() {
+    let node = Node::with(|settings| {
+        settings.batch_max = 4;
+        settings.response_bytes_max = 600;
+    });
+    let at = node.server.local_addr;
+    let send = |id: &str, data: &str| {
+        let method = "eth_sendRawTransaction";
+        format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":["{data}"]}}"#)
+    };
+    let same = |body: &str| {
+        let head = "POST / HTTP/1.1\r\ncontent-type: application/json";
+        let (short_head, short) = raw(at, head, body);
+        let (long_head, long) = raw(at, head, &body.replace("eth_send", "eth\\u005fsend"));
+        assert_eq!(short, long, "{body}");
+        let undated = |head: &str| {
+            let mut lines: Vec<String> = head.lines().map(str::to_owned).collect();
+            lines.retain(|line| !line.starts_with("date"));
+            lines.sort();
+            lines
+        };
+        assert_eq!(undated(&short_head), undated(&long_head), "{body}");
+        assert!(!short.is_empty(), "{body}");
+    };
+    let (good, odd) = (transaction(1).raw.to_string(), "0x123");
+    for id in ["1", "0", "18446744073709551615", "\"a b\"", "null", "-1"] {
+        same(&send(id, &good));
+        same(&format!("[{},{}]", send(id, odd), send("2", &good)));
+    }
+    for data in ["", "0x", "0X12", "12", "0x0x12", "0xgg", odd] {
+        same(&send("1", data));
+    }
+    let batch = |count: usize| format!("[{}]", vec![send("1", &good); count].join(","));
+    // One too many, and more than an answer may hold.
+    same(&batch(5));
+    same(&batch(4).replace(&good, "0xgg"));
+    node.chain.lock().full = true;
+    same(&batch(2));
+    node.chain.lock().full = false;
+    let message = "nonce too low: \"next\" nonce 1, tx nonce 0".to_owned();
+    node.chain.lock().refuse = Some(Refusal { code: -32_000, message });
+    same(&batch(2));
+    same(&send("1", &good));
+}
+
+#[test]
+fn sends_that_ingress_never_answers_are_answered_when_it_ends() {
+    let node = Node::start();
+    node.chain.lock().hold = true;
+    let raw = transaction(0).raw.clone();
+    let chain = Arc::clone(&node.chain);
+    let ending = thread::spawn(move || {
+        until("the send", || chain.lock().held.len() == 1);
+        chain.lock().held.clear();
+    });
+    let (code, text) = refusal(&node, "eth_sendRawTransaction", json!([raw]));
+    ending.join().unwrap();
+    assert_eq!((code, text.as_str()), (-32000, "the node is shutting down"));
 }
 
 #[test]

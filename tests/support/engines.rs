@@ -13,7 +13,7 @@ use basalt::{
         store::{CacheLimits, Store},
     },
     types::{
-        mini_block::BlockEnvironment, overlay::Overlay, receipt::Receipt,
+        diff::Diff, mini_block::BlockEnvironment, overlay::Overlay, receipt::Receipt,
         transaction::SharedTransaction, view::StateView,
     },
 };
@@ -34,6 +34,8 @@ pub struct Agreed {
     pub receipts: Vec<Receipt>,
     pub gas_used: u64,
     pub counts: Counts,
+    /// What each cut changed, by the serial engine and by the parallel one.
+    pub diffs: Vec<[Arc<Diff>; 2]>,
 }
 
 impl Setting {
@@ -52,7 +54,7 @@ impl Setting {
         let (mut parallel, crew) = Parallel::new(self.evm(), lanes);
         let mut block = OpenBlock::new(self.environment);
         let mut same = OpenBlock::new(self.environment);
-        let mut receipts = Vec::new();
+        let (mut receipts, mut diffs) = (Vec::new(), Vec::new());
         let result = thread::scope(|scope| {
             crew.into_iter().for_each(|lane| drop(scope.spawn(move || lane.run())));
             let result = cuts.iter().try_for_each(|cut| {
@@ -64,10 +66,11 @@ impl Setting {
                 let found = run(&mut parallel, &mut same)?;
                 equal(&expected, &found)?;
                 receipts.extend(expected.receipts);
-                let sides = [(&mut serial.evm, expected.diff), (&mut parallel.evm, found.diff)];
-                for (evm, diff) in sides {
-                    evm.store().overlay_mut().push(1, Arc::new(diff));
+                let both = [expected.diff, found.diff].map(Arc::new);
+                for (evm, diff) in [&mut serial.evm, &mut parallel.evm].into_iter().zip(&both) {
+                    evm.store().overlay_mut().push(1, Arc::clone(diff));
                 }
+                diffs.push(both);
                 Ok::<(), String>(())
             });
             let counts = parallel.counts;
@@ -77,7 +80,7 @@ impl Setting {
         if block != same {
             return Err(format!("blocks differ: {block:?} and {same:?}"));
         }
-        result.map(|counts| Agreed { receipts, gas_used: block.gas_used, counts })
+        result.map(|counts| Agreed { receipts, gas_used: block.gas_used, counts, diffs })
     }
 }
 

@@ -8,6 +8,10 @@
 use alloy_consensus::{SignableTransaction as _, TxEip1559, TxEnvelope};
 use alloy_eips::eip2718::Encodable2718 as _;
 use alloy_primitives::{Address, B256, Bytes, Signature, TxKind, U256, hex, keccak256};
+use alloy_trie::{
+    TrieAccount,
+    root::{state_root_unhashed, storage_root_unhashed},
+};
 use basalt::{
     execution::{
         block::OpenBlock,
@@ -68,6 +72,20 @@ impl Memory {
             self.slots.extend(slots);
         }
         self.codes.extend(diff.codes.iter().map(|(hash, code)| (*hash, code.clone())));
+    }
+
+    /// The state root, from nothing, by alloy's trie.
+    pub fn root(&self) -> B256 {
+        let mut storage: Map<Address, Vec<(B256, U256)>> = Map::default();
+        for ((address, slot), value) in self.slots.iter().filter(|(_, value)| !value.is_zero()) {
+            storage.entry(*address).or_default().push((B256::from(*slot), *value));
+        }
+        state_root_unhashed(self.accounts.iter().map(|(address, account)| {
+            let Account { nonce, balance, code_hash } = *account;
+            let slots = storage.remove(address).unwrap_or_default();
+            let storage_root = storage_root_unhashed(slots);
+            (*address, TrieAccount { nonce, balance, storage_root, code_hash })
+        }))
     }
 }
 

@@ -3,15 +3,13 @@
 
 #![expect(unsafe_code, reason = "vector instructions have to be known to exist, and reinterpreted")]
 
-use crate::crypto::keccak::LANES;
+use crate::crypto::keccak::{LANES, RATE_BYTES};
 use alloy_primitives::B256;
 use std::arch::x86_64::{
     __m512i, _mm512_rol_epi64, _mm512_set_epi64, _mm512_set1_epi64, _mm512_setzero_si512,
     _mm512_ternarylogic_epi64, _mm512_xor_si512,
 };
 
-/// Bytes that one permutation takes in.
-const RATE_BYTES: usize = 136;
 const RATE_WORDS: usize = RATE_BYTES / 8;
 /// Words of a hash.
 const HASH_WORDS: usize = 4;

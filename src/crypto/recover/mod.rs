@@ -40,6 +40,9 @@ pub enum RecoverError {
     /// No point of the curve has this `r`, or the key is the point at infinity.
     #[error("invalid transaction v, r, s values: r {0:#x} recovers to no key")]
     NoKey(U256),
+    /// Made to cost more than others, and more than is allowed of such came: not decided.
+    #[error("too many signatures that are made to be slow to recover: send it again later")]
+    Unsure,
 }
 
 /// A signature and what it signs.
@@ -81,29 +84,27 @@ impl Engine {
     /// # Panics
     /// In checked mode, where the engines differ.
     pub fn signers(self, signed: &[Signed], out: &mut Vec<Option<Address>>) -> usize {
-        let alone = signed.len() < LANES_MIN && self == Self::Lanes;
-        if self == Self::Libsecp256k1 || alone || !lanes::available() {
-            out.extend(signed.iter().map(one::signer));
-            return 0;
-        }
         let start = out.len();
-        let unsure = signers_by_lanes(signed, out);
-        if self == Self::Checked {
-            for (signed, found) in signed.iter().zip(&out[start..]) {
-                let expected = one::signer(signed);
-                assert_eq!(*found, expected, "the lanes recover another signer of {signed:?}");
-            }
+        let mut unsure = Vec::new();
+        self.find(signed, out, &mut unsure);
+        for at in &unsure {
+            out[start + at] = one::signer(&signed[*at]);
         }
-        unsure
+        unsure.len()
     }
 
     /// Appends the sender by each signature of a transaction, under Ethereum's stricter rules.
-    /// Returns how many the lanes left to libsecp256k1.
+    /// Those that the lanes are not sure of are decided while any are `left`, and count it down;
+    /// returns how many there were.
+    ///
+    /// # Panics
+    /// In checked mode, where the engines differ.
     pub fn senders(
         self,
         signed: &[(B256, Signature)],
+        left: &mut u64,
         out: &mut Vec<Result<Address, RecoverError>>,
-    ) -> usize {
+    ) -> u64 {
         let mut fitting = Vec::with_capacity(signed.len());
         let start = out.len();
         for (hash, signature) in signed {
@@ -115,35 +116,71 @@ impl Engine {
             out.push(checked.map(|()| Address::ZERO));
         }
         let mut signers = Vec::with_capacity(fitting.len());
-        let unsure = self.signers(&fitting, &mut signers);
+        let mut unsure = Vec::new();
+        self.find(&fitting, &mut signers, &mut unsure);
+        let mut found: Vec<_> = signers
+            .iter()
+            .zip(&fitting)
+            .map(|(signer, signed)| signer.ok_or(RecoverError::NoKey(signed.r)))
+            .collect();
+        decide(&fitting, &unsure, left, &mut found);
         let verdicts = out[start..].iter_mut().filter(|verdict| verdict.is_ok());
-        for ((verdict, signer), signed) in verdicts.zip(signers).zip(fitting) {
-            *verdict = signer.ok_or(RecoverError::NoKey(signed.r));
+        for (verdict, found) in verdicts.zip(found) {
+            *verdict = found;
         }
-        unsure
+        u64::try_from(unsure.len()).unwrap_or(u64::MAX)
+    }
+
+    /// Appends signers, and where those stand that the lanes are not sure of: `None` for now.
+    fn find(self, signed: &[Signed], out: &mut Vec<Option<Address>>, unsure: &mut Vec<usize>) {
+        let alone = signed.len() < LANES_MIN && self == Self::Lanes;
+        if self == Self::Libsecp256k1 || alone || !lanes::available() {
+            out.extend(signed.iter().map(one::signer));
+            return;
+        }
+        let start = out.len();
+        signers_by_lanes(signed, out, unsure);
+        if self == Self::Checked {
+            for (at, signed) in signed.iter().enumerate().filter(|(at, _)| !unsure.contains(at)) {
+                let (found, expected) = (out[start + at], one::signer(signed));
+                assert_eq!(found, expected, "the lanes recover another signer of {signed:?}");
+            }
+        }
     }
 }
 
-/// The lanes' verdicts, and libsecp256k1's where they have none; how many those are.
-fn signers_by_lanes(signed: &[Signed], out: &mut Vec<Option<Address>>) -> usize {
+/// Decides by libsecp256k1 as many of those that the lanes are not sure of as are left to be.
+fn decide(
+    signed: &[Signed],
+    unsure: &[usize],
+    left: &mut u64,
+    found: &mut [Result<Address, RecoverError>],
+) {
+    for at in unsure {
+        found[*at] = if *left == 0 {
+            Err(RecoverError::Unsure)
+        } else {
+            *left -= 1;
+            one::signer(&signed[*at]).ok_or(RecoverError::NoKey(signed[*at].r))
+        };
+    }
+}
+
+/// The lanes' verdicts, and where they have none.
+fn signers_by_lanes(signed: &[Signed], out: &mut Vec<Option<Address>>, unsure: &mut Vec<usize>) {
     let mut verdicts = Vec::with_capacity(signed.len());
     lanes::recover(signed, &mut verdicts);
     let keys: Vec<&[u8; 64]> = verdicts.iter().filter_map(lanes::Verdict::key).collect();
     let mut hashes = Vec::with_capacity(keys.len());
     keccak_batch(&keys, &mut hashes);
     let mut hashes = hashes.iter();
-    let mut unsure = 0;
-    for (verdict, signed) in verdicts.iter().zip(signed) {
-        out.push(match verdict {
-            lanes::Verdict::Key(_) => hashes.next().map(|hash| Address::from_slice(&hash[12..])),
-            lanes::Verdict::NoKey => None,
-            lanes::Verdict::Unsure => {
-                unsure += 1;
-                one::signer(signed)
-            }
-        });
+    for (at, verdict) in verdicts.iter().enumerate() {
+        let key = verdict.key().and_then(|_| hashes.next());
+        out.push(key.map(|hash| Address::from_slice(&hash[12..])));
+        if *verdict == lanes::Verdict::Unsure {
+            unsure.push(at);
+        }
     }
-    unsure
 }
 
 /// Ethereum's rules for a transaction's signature: r and s in range, s not high (EIP-2).

@@ -1,7 +1,7 @@
 //! All engines against each other: chosen numbers, random ones, and known answers.
 
 use crate::crypto::{
-    recover::{Engine, HALF_ORDER, ORDER, RecoverError, Signed, one, recover},
+    recover::{Engine, HALF_ORDER, ORDER, RecoverError, Signed, decide, one, recover},
     sign::Signer,
 };
 use alloy_primitives::{Address, B256, Signature, U256, address, b256, keccak256, uint};
@@ -50,7 +50,7 @@ proptest! {
         let signature = signer.sign(B256::from(hash));
         prop_assert!(signature.s() <= HALF_ORDER);
         let mut out = Vec::new();
-        Engine::Lanes.senders(&[(B256::from(hash), signature); 3], &mut out);
+        Engine::Lanes.senders(&[(B256::from(hash), signature); 3], &mut 0, &mut out);
         prop_assert_eq!(out, vec![Ok(signer.address()); 3]);
     }
 }
@@ -197,6 +197,53 @@ fn additions_of_equal_points_are_left_to_libsecp256k1_and_only_they() {
     }
     assert_eq!(one::signer(&infinity), None);
     assert!(one::signer(&no_hash).is_some());
+}
+
+#[test]
+fn signatures_made_to_be_slow_are_decided_while_any_are_left_to_be() {
+    let secret = keccak256("secret").into();
+    let slow = crafted(secret, U256::ZERO, U256::from(11));
+    let infinity = crafted(secret, less(7).mul_mod(secret, ORDER), U256::from(7));
+    let signed = [slow, slow, infinity, slow, slow];
+    let good = Ok(Address::repeat_byte(1));
+    let mut found = vec![good.clone(); 5];
+    let mut left = 2;
+    decide(&signed, &[1, 2, 4], &mut left, &mut found);
+    let signer = one::signer(&slow).unwrap();
+    let expected = [
+        good.clone(),
+        Ok(signer),
+        Err(RecoverError::NoKey(infinity.r)),
+        good,
+        Err(RecoverError::Unsure),
+    ];
+    assert_eq!(found, expected);
+    assert_eq!(left, 0);
+}
+
+#[test]
+fn senders_count_down_what_is_left_and_no_more() {
+    let secret = keccak256("secret").into();
+    let slow = crafted(secret, U256::ZERO, U256::from(11));
+    let (s, odd) =
+        if slow.s > HALF_ORDER { (ORDER - slow.s, slow.id == 0) } else { (slow.s, slow.id == 1) };
+    let (hash, good, signer) = known();
+    let mut signed = vec![(hash, good); 9];
+    signed[3] = (slow.hash, Signature::new(slow.r, s, odd));
+    signed[7] = signed[3];
+    let mut out = Vec::new();
+    let mut allowed = 1;
+    let unsure = Engine::Checked.senders(&signed, &mut allowed, &mut out);
+    assert_eq!(unsure, u64::from(Engine::lanes_available()) * 2);
+    assert_eq!(allowed, u64::from(!Engine::lanes_available()));
+    for (at, verdict) in out.into_iter().enumerate() {
+        match at {
+            3 => assert_eq!(verdict, one::signer(&slow).ok_or(RecoverError::Unsure)),
+            7 if Engine::lanes_available() => assert_eq!(verdict, Err(RecoverError::Unsure)),
+            7 => assert_eq!(verdict, one::signer(&slow).ok_or(RecoverError::Unsure)),
+            _ => assert_eq!(verdict, Ok(signer)),
+        }
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use crate::crypto::recover::{
         digits::{DIGITS, NONE, digits},
         field::{Fe, PRIME, Sum, limbs_of, numbers},
         model::Model,
+        point::{Affine, Jacobian},
         power,
         scalar::{Scalars, multipliers},
         vector::{LANES, Lanes, MASK_52},
@@ -129,6 +130,118 @@ proptest! {
             });
             prop_assert_eq!(sum, u2);
         }
+    }
+}
+
+/// x and y.
+type Point = (U256, U256);
+
+fn product(a: U256, b: U256) -> U256 {
+    a.mul_mod(b, PRIME)
+}
+
+fn difference(a: U256, b: U256) -> U256 {
+    a.add_mod(PRIME - b, PRIME)
+}
+
+/// P + Q as every textbook has it, `None` for infinity.
+fn sum((x, y): Point, (other_x, other_y): Point) -> Option<Point> {
+    let (rise, run) = if (x, y) == (other_x, other_y) {
+        (product(U256::from(3), product(x, x)), y.add_mod(y, PRIME))
+    } else {
+        (difference(other_y, y), difference(other_x, x))
+    };
+    let slope = product(rise, run.inv_mod(PRIME)?);
+    let sum_x = difference(difference(product(slope, slope), x), other_x);
+    Some((sum_x, difference(product(slope, difference(x, sum_x)), y)))
+}
+
+fn negative((x, y): Point) -> Point {
+    (x, PRIME - y)
+}
+
+fn point() -> impl Strategy<Value = Point> {
+    (number(), any::<bool>()).prop_filter_map("no point has this x", |(x, odd)| {
+        let square = product(product(x, x), x).add_mod(U256::from(7), PRIME);
+        let y = square.pow_mod((PRIME + U256::ONE) >> 2, PRIME);
+        let y = if y.bit(0) == odd { y } else { PRIME - y };
+        (product(y, y) == square).then_some((x, y))
+    })
+}
+
+fn flat(points: [Point; LANES]) -> Affine<Model, 1> {
+    Affine { x: vector(points.map(|p| p.0)), v: vector(points.map(|p| p.1.add_mod(p.1, PRIME))) }
+}
+
+/// x and v = 2y as a point.
+fn halved(x: U256, v: U256) -> Point {
+    (x, product(v, U256::from(2).inv_mod(PRIME).unwrap()))
+}
+
+fn read_flat(points: &Affine<Model, 1>) -> [Point; LANES] {
+    let (x, v) = (read(&points.x), read(&points.v));
+    std::array::from_fn(|lane| halved(x[lane], v[lane]))
+}
+
+fn read_point(points: &Jacobian<Model, 1>) -> [Option<Point>; LANES] {
+    let (x, v, z) = (read(&points.x), read(&points.v), read(&points.z));
+    std::array::from_fn(|lane| {
+        let inverse = z[lane].inv_mod(PRIME)?;
+        let square = product(inverse, inverse);
+        Some(halved(product(x[lane], square), product(v[lane], product(square, inverse))))
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn the_ladders_points_agree_with_big_integers(
+        p in uniform8(point()),
+        mut q in uniform8(point()),
+        z in uniform8(number().prop_filter("not zero", |z| !z.is_zero())),
+    ) {
+        // Equal and opposite points are those that the formula cannot add.
+        q[5] = p[5];
+        q[6] = negative(p[6]);
+        let square = z.map(|z| product(z, z));
+        let points = flat(p);
+        let at = Jacobian {
+            x: points.x.mul(&vector(square)),
+            v: points.v.mul(&vector(std::array::from_fn(|lane| product(square[lane], z[lane])))),
+            z: vector(z),
+        };
+        prop_assert_eq!(read_point(&at), p.map(Some));
+        let doubled = std::array::from_fn(|lane| sum(p[lane], p[lane]).map(negative));
+        prop_assert_eq!(read_point(&at.double()), doubled);
+        let added = at.add(&flat(q));
+        let expected: [Option<Point>; LANES] = std::array::from_fn(|lane| {
+            sum(p[lane], q[lane]).map(negative).filter(|_| p[lane] != q[lane])
+        });
+        prop_assert_eq!(read_point(&added), expected);
+        // What went wrong once stays known.
+        for later in [added.double(), added.double().add(&flat(p)), added.add(&flat(q))] {
+            let later = read_point(&later);
+            prop_assert!(later[5].is_none() && later[6].is_none());
+        }
+    }
+
+    #[test]
+    fn the_tables_points_agree_with_big_integers(
+        p in uniform8(point()),
+        q in uniform8(point()),
+    ) {
+        prop_assume!((0..LANES).all(|lane| p[lane].0 != q[lane].0));
+        let (a, b) = (flat(p), flat(q));
+        let inverse = |numbers: [U256; LANES]| vector(numbers.map(|n| n.inv_mod(PRIME).unwrap()));
+        let each = |of: &dyn Fn(Point, Point) -> Option<Point>| -> [Point; LANES] {
+            std::array::from_fn(|lane| of(p[lane], q[lane]).unwrap())
+        };
+        let over = inverse(worth(&a.divisor(&b).0[0]));
+        prop_assert_eq!(read_flat(&a.add(&b, &over)), each(&sum));
+        prop_assert_eq!(read_flat(&b.subtract(&a, &over)), each(&|p, q| sum(q, negative(p))));
+        let over = inverse(read(&a.v));
+        prop_assert_eq!(read_flat(&a.double(&over)), each(&|p, _| sum(p, p)));
     }
 }
 
