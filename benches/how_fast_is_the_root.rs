@@ -7,7 +7,7 @@
 //! beside two others in the same run and by the same clock (CPU time of the thread): hashing
 //! alone of the nodes that such a block changes, sorted by length and as many at once as the
 //! processor takes, which no trie can beat; and `alloy-trie`'s root of the whole state from
-//! scratch.
+//! scratch. Then the roots of lists, as blocks have them, beside those by `alloy-trie`.
 #![allow(clippy::float_arithmetic, clippy::cast_precision_loss, reason = "a bench prints ratios")]
 #![allow(clippy::print_stdout, reason = "a bench prints")]
 
@@ -17,8 +17,11 @@ mod cpu;
 mod mode;
 
 use alloy_primitives::{Address, B256, U256, keccak256};
-use alloy_trie::{TrieAccount, root::state_root_unsorted};
-use basalt::crypto::keccak::keccak_batch;
+use alloy_trie::{
+    TrieAccount,
+    root::{ordered_trie_root_with_encoder, state_root_unsorted},
+};
+use basalt::crypto::{keccak::keccak_batch, list_root::list_root};
 use basalt::{
     trie::{StateTrie, plain::MemoryRows},
     types::{
@@ -37,6 +40,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const BUDGET_BYTES: usize = 256 << 20;
 /// Genesis comes in diffs of so many accounts.
 const CHUNK: usize = 100_000;
+
+/// Items and their bytes: a mini-block's and a block's transactions and receipts.
+const LISTS: [(usize, usize); 4] = [(100, 115), (100, 280), (20_000, 115), (20_000, 280)];
+/// Items in a measurement.
+const LISTS_ITEMS: usize = 20_000;
 
 struct Sizes {
     accounts: usize,
@@ -109,6 +117,41 @@ fn main() {
         "of the limit by hashing: {:.0} %; of the peer: {:.0} times",
         ours / limit * 100.0,
         ours / peer
+    );
+    for (count, bytes) in LISTS {
+        list(count.min(accounts), bytes, rounds);
+    }
+}
+
+/// A list's root, ours and alloy's in turns: prints ns an item.
+fn list(count: usize, bytes: usize, rounds: usize) {
+    let item = |at: usize| (0..bytes).map(move |byte| (at * 31 + byte * 7).to_le_bytes()[0]);
+    let items: Vec<Vec<u8>> = (0..count).map(|at| item(at).collect()).collect();
+    let times = (LISTS_ITEMS / count).max(1);
+    let measured = |root: &dyn Fn() -> B256| {
+        let start = cpu::thread_s();
+        for _ in 0..times {
+            black_box(root());
+        }
+        (cpu::thread_s() - start) * 1e9 / (times * count) as f64
+    };
+    let ours = || list_root(count, |at, out| out.extend_from_slice(&items[at]));
+    let peer = || ordered_trie_root_with_encoder(&items, |item, out| out.extend_from_slice(item));
+    assert_eq!(ours(), peer(), "the root of a list is not that of alloy-trie");
+    let mut both = [Vec::new(), Vec::new()];
+    for _ in 0..rounds {
+        both[0].push(measured(&ours));
+        both[1].push(measured(&peer));
+    }
+    let told = both.map(|mut times| {
+        times.sort_unstable_by(f64::total_cmp);
+        (times[times.len() / 2], times[0], times[times.len() - 1])
+    });
+    let [(ours, low, high), (peer, peer_low, peer_high)] = told;
+    println!(
+        "list of {count} items of {bytes} bytes: {ours:.0} ns an item ({low:.0} to {high:.0}), \
+         alloy-trie {peer:.0} ({peer_low:.0} to {peer_high:.0}): {:.2} times as fast",
+        peer / ours
     );
 }
 

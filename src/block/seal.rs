@@ -1,6 +1,7 @@
 //! Seals one block: joins its mini-blocks, checks that they agree with its end, makes the header.
 
 use crate::block::header::{self, Roots};
+use crate::crypto::list_root::list_root;
 use crate::trie::root::RootedBlock;
 use crate::types::{
     block::{Block, LogStarts, SealedBlock},
@@ -10,7 +11,6 @@ use crate::types::{
 use alloy_consensus::{BlockBody, Header, TxEnvelope};
 use alloy_eips::eip2718::Encodable2718 as _;
 use alloy_primitives::{B256, Bloom, Bytes};
-use alloy_trie::root::{ordered_trie_root_encoded, ordered_trie_root_with_encoder};
 use std::sync::Arc;
 
 /// Why a block cannot be sealed: stages before this one broke an invariant, so the node stops.
@@ -105,13 +105,12 @@ pub fn seal(
     for envelope in &envelopes {
         logs_bloom |= *envelope.logs_bloom();
     }
-    let raw: Vec<&[u8]> = transactions.iter().map(|transaction| transaction.raw.as_ref()).collect();
     let roots = Roots {
         state: update.root,
-        transactions: ordered_trie_root_encoded(&raw),
-        receipts: ordered_trie_root_with_encoder(&envelopes, |envelope, out| {
-            envelope.encode_2718(out);
+        transactions: list_root(transactions.len(), |at, out| {
+            out.extend_from_slice(&transactions[at].raw);
         }),
+        receipts: list_root(envelopes.len(), |at, out| envelopes[at].encode_2718(out)),
         logs_bloom,
     };
     let header = header::header(&close, &roots, extra_data);

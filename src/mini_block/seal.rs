@@ -1,12 +1,12 @@
 //! What a mini-block's hash commits to: pure, the same for the sequencer and whoever checks it.
 
+use crate::crypto::list_root::list_root;
 use crate::types::{
     diff::Diff, ids::MiniBlockNumber, mini_block::MiniBlock, receipt::Receipt,
     transaction::SharedTransaction,
 };
 use alloy_eips::eip2718::Encodable2718 as _;
 use alloy_primitives::{B256, Keccak256, Signature};
-use alloy_trie::root::ordered_trie_root_with_encoder;
 
 /// Signs a mini-block's hash with the sequencer's key.
 pub type Sign<'a> = &'a dyn Fn(B256) -> Signature;
@@ -180,15 +180,13 @@ pub fn diff_digest(diff: &Diff) -> B256 {
 
 /// Root of the ordered trie of EIP-2718 encodings, as a block's header has it.
 pub fn transaction_root(transactions: &[SharedTransaction]) -> B256 {
-    ordered_trie_root_with_encoder(transactions, |transaction, out| {
-        out.extend_from_slice(&transaction.raw);
-    })
+    list_root(transactions.len(), |at, out| out.extend_from_slice(&transactions[at].raw))
 }
 
 /// Root of the ordered trie of EIP-2718 receipts. Cumulative gas counts from the start of the
 /// block, as in the block's own receipts.
 pub fn receipt_root(receipts: &[Receipt]) -> B256 {
-    ordered_trie_root_with_encoder(receipts, |receipt, out| receipt.envelope().encode_2718(out))
+    list_root(receipts.len(), |at, out| receipts[at].envelope().encode_2718(out))
 }
 
 fn check_count(mini_block: &MiniBlock) -> Result<(), SealError> {

@@ -1,0 +1,323 @@
+//! The root of a list: of the Merkle-Patricia trie that has the RLP of each index as key (Yellow
+//! Paper, section 4.3.2), as blocks commit to their transactions and receipts.
+//!
+//! The keys are known beforehand, so nothing is inserted or searched: the nodes of one depth are
+//! encoded together, deepest first, and hashed side by side.
+
+use crate::crypto::keccak::keccak_batch;
+use alloy_primitives::{B256, keccak256};
+use alloy_rlp::{BufMut as _, EMPTY_STRING_CODE, Encodable as _, Header};
+
+/// Root of the trie of nothing.
+const EMPTY: B256 =
+    alloy_primitives::b256!("56e81f171bcc55a6ff8345e692c0f86e5b48e01b996cadc001622fb5e363b421");
+/// Nibbles of a key at most: RLP of a number of 56 bits.
+const NIBBLES_MAX: usize = 16;
+/// Leaves that are encoded and hashed together.
+const LEAVES: usize = 64;
+/// A node of so many bytes or more stands in its parent as its hash.
+const HASHED_MIN: usize = 32;
+/// Indices below are keys of one byte.
+const ONE_BYTE: usize = 0x80;
+
+/// A key: its nibbles from the highest bits on, and how many there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Key {
+    word: u64,
+    len: usize,
+}
+
+/// What stands for a node in its parent: itself where it is short, else its hash as a string.
+#[derive(Debug, Clone, Copy)]
+struct Reference {
+    bytes: [u8; HASHED_MIN + 1],
+    len: usize,
+}
+
+/// A node without a parent so far.
+#[derive(Debug, Clone, Copy)]
+struct Orphan {
+    /// The key of a leaf below it.
+    key: Key,
+    /// Nibbles that lead to it; of a leaf all are within it.
+    depth: usize,
+    reference: Reference,
+}
+
+/// Nibbles in hex prefix.
+struct Path {
+    bytes: [u8; NIBBLES_MAX / 2 + 1],
+    len: usize,
+}
+
+/// Encoded nodes, one after another, and what they are hashed to.
+#[derive(Default)]
+struct Nodes {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+    hashes: Vec<B256>,
+}
+
+/// The root of a list of so many items, each written by `encode`.
+pub fn list_root(count: usize, mut encode: impl FnMut(usize, &mut Vec<u8>)) -> B256 {
+    if count == 0 {
+        return EMPTY;
+    }
+    let mut nodes = Nodes::default();
+    let mut orphans = leaves(count, &mut encode, &mut nodes);
+    // Where neighbours part, there is a branch: the deepest first, so that all that stands below
+    // a branch has been put together before.
+    let depth_max = orphans.iter().map(|orphan| orphan.key.len).max().unwrap_or_default();
+    for depth in (0..depth_max).rev() {
+        let families = families(&orphans, depth);
+        if !families.is_empty() {
+            extend(&mut orphans, &families, &mut nodes);
+            orphans = branched(&orphans, &families, &mut nodes);
+        }
+    }
+    // The keys of two items or more part at the first nibble, so the last is the root.
+    let Reference { bytes, len } = orphans[0].reference;
+    if len > HASHED_MIN { B256::from_slice(&bytes[1..]) } else { keccak256(&bytes[..len]) }
+}
+
+impl Key {
+    fn new(index: usize) -> Self {
+        let mut bytes = [0; NIBBLES_MAX / 2];
+        let mut rest = &mut bytes[..];
+        index.encode(&mut rest);
+        let len = 2 * (NIBBLES_MAX / 2 - rest.len());
+        Self { word: u64::from_be_bytes(bytes), len }
+    }
+
+    fn nibble(&self, at: usize) -> u64 {
+        self.word >> (4 * (NIBBLES_MAX - 1 - at)) & 0xf
+    }
+
+    /// Nibbles at which the two begin alike.
+    fn common(&self, other: &Self) -> usize {
+        let same = (self.word ^ other.word).leading_zeros() / 4;
+        usize::try_from(same).unwrap_or(0).min(self.len).min(other.len)
+    }
+
+    /// Part of a key, with the flags of an extension or a leaf (hex prefix).
+    fn path(&self, range: std::ops::Range<usize>, flags: u8) -> Path {
+        let mut rest = self.word << (4 * range.start);
+        let is_odd = range.len() % 2 == 1;
+        let mut bytes = [0; NIBBLES_MAX / 2 + 1];
+        bytes[0] = flags;
+        if is_odd {
+            let [first, ..] = rest.to_be_bytes();
+            bytes[0] |= 0x10 | first >> 4;
+            rest <<= 4;
+        }
+        bytes[1..].copy_from_slice(&rest.to_be_bytes());
+        Path { bytes, len: 1 + range.len() / 2 }
+    }
+}
+
+impl Nodes {
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
+    /// Appends a list node with a path and what the path leads to.
+    fn two(&mut self, path: &Path, rest: Rest<'_>) {
+        let path = &path.bytes[..path.len];
+        let rest_len = match rest {
+            Rest::Value(value) => value.length(),
+            Rest::Node(node) => node.len,
+        };
+        Header { list: true, payload_length: path.length() + rest_len }.encode(&mut self.bytes);
+        path.encode(&mut self.bytes);
+        match rest {
+            Rest::Value(value) => value.encode(&mut self.bytes),
+            Rest::Node(node) => self.bytes.extend_from_slice(&node.bytes[..node.len]),
+        }
+        self.ends.push(self.bytes.len());
+    }
+
+    /// Appends a branch without a value.
+    fn branch(&mut self, depth: usize, children: &[Orphan]) {
+        let nibbles = 16 + 1 - children.len();
+        let payload_length = nibbles + children.iter().map(|it| it.reference.len).sum::<usize>();
+        Header { list: true, payload_length }.encode(&mut self.bytes);
+        let mut children = children.iter().peekable();
+        for nibble in 0..16 {
+            match children.next_if(|child| child.key.nibble(depth) == nibble) {
+                Some(Orphan { reference: Reference { bytes, len }, .. }) => {
+                    self.bytes.extend_from_slice(&bytes[..*len]);
+                }
+                None => self.bytes.put_u8(EMPTY_STRING_CODE),
+            }
+        }
+        self.bytes.put_u8(EMPTY_STRING_CODE);
+        self.ends.push(self.bytes.len());
+    }
+
+    /// Hashes all that are there, side by side, and gives what stands for each.
+    fn references(&mut self) -> impl Iterator<Item = Reference> {
+        let mut start = 0;
+        let each = |end: &usize| &self.bytes[std::mem::replace(&mut start, *end)..*end];
+        let encoded: Vec<&[u8]> = self.ends.iter().map(each).collect();
+        self.hashes.clear();
+        keccak_batch(&encoded, &mut self.hashes);
+        encoded.into_iter().zip(&self.hashes).map(|(encoded, hash)| {
+            let mut bytes = [0; HASHED_MIN + 1];
+            if encoded.len() < HASHED_MIN {
+                bytes[..encoded.len()].copy_from_slice(encoded);
+                return Reference { bytes, len: encoded.len() };
+            }
+            bytes[0] = EMPTY_STRING_CODE + 32;
+            bytes[1..].copy_from_slice(hash.as_slice());
+            Reference { bytes, len: bytes.len() }
+        })
+    }
+}
+
+/// What a path leads to.
+#[derive(Clone, Copy)]
+enum Rest<'a> {
+    Value(&'a [u8]),
+    Node(&'a Reference),
+}
+
+/// All leaves in the order of their keys. A leaf has what is left of its key below the branch at
+/// which it parts from its nearer neighbour.
+fn leaves(
+    count: usize,
+    encode: &mut impl FnMut(usize, &mut Vec<u8>),
+    nodes: &mut Nodes,
+) -> Vec<Orphan> {
+    // RLP writes 0 as 0x80, behind the other numbers of one byte; longer ones follow in order.
+    let indices: Vec<usize> = (1..count.min(ONE_BYTE)).chain([0]).chain(ONE_BYTE..count).collect();
+    let mut orphans = Vec::with_capacity(count);
+    let mut value = Vec::new();
+    let (mut before, mut key) = (None::<Key>, Key::new(indices[0]));
+    for (part, chunk) in indices.chunks(LEAVES).enumerate() {
+        nodes.clear();
+        let mut keys = Vec::with_capacity(LEAVES);
+        for (at, index) in chunk.iter().enumerate() {
+            let after = indices.get(part * LEAVES + at + 1).map(|index| Key::new(*index));
+            let parts = [before, after].into_iter().flatten().map(|other| key.common(&other) + 1);
+            let from = parts.max().unwrap_or(0);
+            value.clear();
+            encode(*index, &mut value);
+            nodes.two(&key.path(from..key.len, 0x20), Rest::Value(&value));
+            keys.push(key);
+            before = Some(key);
+            key = after.unwrap_or(key);
+        }
+        let made = keys.into_iter().zip(nodes.references());
+        orphans.extend(made.map(|(key, reference)| Orphan { key, depth: key.len, reference }));
+    }
+    orphans
+}
+
+/// A branch to be: its children, by their place among the orphans, and how deep it stands.
+struct Family {
+    children: std::ops::Range<usize>,
+    depth: usize,
+}
+
+/// Neighbours that part at this depth.
+fn families(orphans: &[Orphan], depth: usize) -> Vec<Family> {
+    let mut families = Vec::new();
+    let mut start = 0;
+    for group in orphans.chunk_by(|one, other| one.key.common(&other.key) >= depth) {
+        let children = start..start + group.len();
+        start = children.end;
+        if group.len() > 1 {
+            families.push(Family { children, depth });
+        }
+    }
+    families
+}
+
+/// Puts an extension before each branch that does not stand right below its parent.
+fn extend(orphans: &mut [Orphan], families: &[Family], nodes: &mut Nodes) {
+    nodes.clear();
+    let mut extended = Vec::new();
+    for Family { children, depth } in families {
+        for at in children.clone() {
+            let orphan = &orphans[at];
+            let from = depth + 1;
+            if orphan.depth < orphan.key.len && from < orphan.depth {
+                let path = orphan.key.path(from..orphan.depth, 0);
+                nodes.two(&path, Rest::Node(&orphan.reference));
+                extended.push(at);
+            }
+        }
+    }
+    for (at, reference) in extended.into_iter().zip(nodes.references()) {
+        orphans[at].reference = reference;
+    }
+}
+
+/// The orphans after each family was put under its branch.
+fn branched(orphans: &[Orphan], families: &[Family], nodes: &mut Nodes) -> Vec<Orphan> {
+    nodes.clear();
+    for Family { children, depth } in families {
+        nodes.branch(*depth, &orphans[children.clone()]);
+    }
+    let mut left = Vec::with_capacity(orphans.len());
+    let mut next = 0;
+    for (Family { children, depth }, reference) in families.iter().zip(nodes.references()) {
+        left.extend_from_slice(&orphans[next..children.start]);
+        left.push(Orphan { key: orphans[children.start].key, depth: *depth, reference });
+        next = children.end;
+    }
+    left.extend_from_slice(&orphans[next..]);
+    left
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloy_trie::root::ordered_trie_root_encoded;
+    use proptest::{collection::vec, prelude::*};
+
+    fn check(values: &[Vec<u8>]) {
+        let found = list_root(values.len(), |at, out| out.extend_from_slice(&values[at]));
+        assert_eq!(found, ordered_trie_root_encoded(values), "{} items", values.len());
+    }
+
+    /// Values of many lengths, the shortest of which stand in their parents themselves.
+    fn value(at: usize) -> Vec<u8> {
+        let len = [1, 2, 25, 26, 31, 32, 56, 110, 300][at % 9];
+        keccak256(at.to_be_bytes()).iter().copied().cycle().take(len).collect()
+    }
+
+    #[test]
+    fn lists_of_every_length_have_the_root_that_alloys_trie_gives() {
+        let values: Vec<_> = (0..700).map(value).collect();
+        for count in 0..values.len() {
+            check(&values[..count]);
+        }
+    }
+
+    #[test]
+    fn long_lists_have_keys_of_three_and_four_bytes() {
+        let values: Vec<_> = (0..70_000).map(value).collect();
+        for count in [4_096, 65_535, 65_536, 65_537, 70_000] {
+            check(&values[..count]);
+        }
+    }
+
+    #[test]
+    fn short_values_stand_in_their_parents() {
+        for len in 0..40 {
+            check(&vec![vec![7; len]; 20]);
+            check(&vec![vec![7; len]; 1]);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_values_have_the_root_that_alloys_trie_gives(
+            values in vec(vec(any::<u8>(), 0..400), 0..300)
+        ) {
+            check(&values);
+        }
+    }
+}
