@@ -13,8 +13,8 @@ const EMPTY: B256 =
     alloy_primitives::b256!("56e81f171bcc55a6ff8345e692c0f86e5b48e01b996cadc001622fb5e363b421");
 /// Nibbles of a key at most: RLP of a number of 56 bits.
 const NIBBLES_MAX: usize = 16;
-/// Leaves that are encoded and hashed together.
-const LEAVES: usize = 64;
+/// Nodes that are encoded and hashed together at most.
+const TOGETHER: usize = 64;
 /// A node of so many bytes or more stands in its parent as its hash.
 const HASHED_MIN: usize = 32;
 /// Indices below are keys of one byte.
@@ -72,7 +72,7 @@ pub fn list_root(count: usize, mut encode: impl FnMut(usize, &mut Vec<u8>)) -> B
         let families = families(&orphans, depth);
         if !families.is_empty() {
             extend(&mut orphans, &families, &mut nodes);
-            orphans = branched(&orphans, &families, &mut nodes);
+            branch(&mut orphans, &families, &mut nodes);
         }
     }
     // The keys of two items or more part at the first nibble, so the last is the root.
@@ -189,29 +189,38 @@ fn leaves(
     encode: &mut impl FnMut(usize, &mut Vec<u8>),
     nodes: &mut Nodes,
 ) -> Vec<Orphan> {
-    // RLP writes 0 as 0x80, behind the other numbers of one byte; longer ones follow in order.
-    let indices: Vec<usize> = (1..count.min(ONE_BYTE)).chain([0]).chain(ONE_BYTE..count).collect();
     let mut orphans = Vec::with_capacity(count);
     let mut value = Vec::new();
-    let (mut before, mut key) = (None::<Key>, Key::new(indices[0]));
-    for (part, chunk) in indices.chunks(LEAVES).enumerate() {
+    let mut keys = Vec::with_capacity(TOGETHER);
+    let (mut before, mut key) = (None::<Key>, Key::new(index_at(0, count)));
+    for start in (0..count).step_by(TOGETHER) {
         nodes.clear();
-        let mut keys = Vec::with_capacity(LEAVES);
-        for (at, index) in chunk.iter().enumerate() {
-            let after = indices.get(part * LEAVES + at + 1).map(|index| Key::new(*index));
+        for at in start..count.min(start + TOGETHER) {
+            let after = (at + 1 < count).then(|| Key::new(index_at(at + 1, count)));
             let parts = [before, after].into_iter().flatten().map(|other| key.common(&other) + 1);
             let from = parts.max().unwrap_or(0);
             value.clear();
-            encode(*index, &mut value);
+            encode(index_at(at, count), &mut value);
             nodes.two(&key.path(from..key.len, 0x20), Rest::Value(&value));
             keys.push(key);
             before = Some(key);
             key = after.unwrap_or(key);
         }
-        let made = keys.into_iter().zip(nodes.references());
+        let made = keys.drain(..).zip(nodes.references());
         orphans.extend(made.map(|(key, reference)| Orphan { key, depth: key.len, reference }));
     }
     orphans
+}
+
+/// The item at a place in the order of keys: RLP writes 0 as 0x80, behind the other numbers of one
+/// byte; longer ones follow in order.
+fn index_at(place: usize, count: usize) -> usize {
+    let zero = count.min(ONE_BYTE) - 1;
+    match place {
+        place if place < zero => place + 1,
+        place if place == zero => 0,
+        place => place,
+    }
 }
 
 /// A branch to be: its children, by their place among the orphans, and how deep it stands.
@@ -254,21 +263,33 @@ fn extend(orphans: &mut [Orphan], families: &[Family], nodes: &mut Nodes) {
     }
 }
 
-/// The orphans after each family was put under its branch.
-fn branched(orphans: &[Orphan], families: &[Family], nodes: &mut Nodes) -> Vec<Orphan> {
-    nodes.clear();
-    for Family { children, depth } in families {
-        nodes.branch(*depth, &orphans[children.clone()]);
+/// Puts a branch in the place of each family.
+fn branch(orphans: &mut Vec<Orphan>, families: &[Family], nodes: &mut Nodes) {
+    let mut made = Vec::with_capacity(families.len());
+    for families in families.chunks(TOGETHER) {
+        nodes.clear();
+        for Family { children, depth } in families {
+            nodes.branch(*depth, &orphans[children.clone()]);
+        }
+        made.extend(nodes.references());
     }
-    let mut left = Vec::with_capacity(orphans.len());
-    let mut next = 0;
-    for (Family { children, depth }, reference) in families.iter().zip(nodes.references()) {
-        left.extend_from_slice(&orphans[next..children.start]);
-        left.push(Orphan { key: orphans[children.start].key, depth: *depth, reference });
-        next = children.end;
+    let mut families = families.iter().zip(made).peekable();
+    let (mut from, mut to) = (0, 0);
+    while from < orphans.len() {
+        let first = orphans[from];
+        match families.next_if(|(family, _)| family.children.start == from) {
+            Some((Family { children, depth }, reference)) => {
+                orphans[to] = Orphan { key: first.key, depth: *depth, reference };
+                from = children.end;
+            }
+            None => {
+                orphans[to] = first;
+                from += 1;
+            }
+        }
+        to += 1;
     }
-    left.extend_from_slice(&orphans[next..]);
-    left
+    orphans.truncate(to);
 }
 
 #[cfg(test)]

@@ -7,8 +7,9 @@ mod eight;
 
 /// Inputs that the wide engine takes at once.
 pub const LANES: usize = 8;
-/// From so many inputs of one length on, eight lanes take less time than one after the other.
-const WIDE_MIN: usize = 4;
+/// Where the inputs together are so many times as long as the longest of them, eight lanes take no
+/// more time than one after the other.
+const WIDE_MIN: usize = 3;
 /// Bytes that one permutation takes in.
 const RATE_BYTES: usize = 136;
 
