@@ -187,8 +187,8 @@ impl KernelArguments {
     fn remove_addon(&self) -> Result<(), String> {
         // Without a boot partition there is nothing to remove from it.
         let Ok(path) = self.on_esp(ADDON) else { return Ok(()) };
-        in_force::remove(&path)?;
-        in_force::remove(&self.on_esp(UNSIGNED)?)
+        remove_for_good(&path)?;
+        remove_for_good(&self.on_esp(UNSIGNED)?)
     }
 
     /// What a running kernel takes; gives what is to be said of it.
@@ -239,6 +239,17 @@ fn put_for_good(path: &Path, bytes: &[u8]) -> Result<(), String> {
     let synced = [path, folder].map(|it| File::open(it).and_then(|it| it.sync_all()));
     let failed = synced.into_iter().find_map(Result::err);
     failed.map_or(Ok(()), |error| Err(format!("{}: is not on the disk ({error})", path.display())))
+}
+
+/// Gone from the disk before anybody switches the power off: what came back would be in force.
+fn remove_for_good(path: &Path) -> Result<(), String> {
+    if !path.exists() {
+        return Ok(());
+    }
+    in_force::remove(path)?;
+    let folder = path.parent().unwrap_or(path);
+    let synced = File::open(folder).and_then(|it| it.sync_all());
+    synced.map_err(|error| format!("{}: cannot be removed for good ({error})", path.display()))
 }
 
 fn set(path: &Path, value: &str) -> Option<String> {
