@@ -4,13 +4,11 @@
 //! The keys are known beforehand, so nothing is inserted or searched: the nodes of one depth are
 //! encoded together, deepest first, and hashed side by side.
 
-use crate::crypto::keccak::keccak_batch;
+use crate::crypto::keccak::{Inputs, keccak_batch};
 use alloy_primitives::{B256, keccak256};
 use alloy_rlp::{BufMut as _, EMPTY_STRING_CODE, Encodable as _, Header};
+use alloy_trie::EMPTY_ROOT_HASH;
 
-/// Root of the trie of nothing.
-const EMPTY: B256 =
-    alloy_primitives::b256!("56e81f171bcc55a6ff8345e692c0f86e5b48e01b996cadc001622fb5e363b421");
 /// Nibbles of a key at most: RLP of a number of 56 bits.
 const NIBBLES_MAX: usize = 16;
 /// Nodes that are encoded and hashed together at most.
@@ -50,18 +48,17 @@ struct Path {
     len: usize,
 }
 
-/// Encoded nodes, one after another, and what they are hashed to.
+/// Encoded nodes, and what they are hashed to.
 #[derive(Default)]
 struct Nodes {
-    bytes: Vec<u8>,
-    ends: Vec<usize>,
+    encoded: Inputs,
     hashes: Vec<B256>,
 }
 
 /// The root of a list of so many items, each written by `encode`.
 pub fn list_root(count: usize, mut encode: impl FnMut(usize, &mut Vec<u8>)) -> B256 {
     if count == 0 {
-        return EMPTY;
+        return EMPTY_ROOT_HASH;
     }
     let mut nodes = Nodes::default();
     let mut orphans = leaves(count, &mut encode, &mut nodes);
@@ -116,11 +113,6 @@ impl Key {
 }
 
 impl Nodes {
-    fn clear(&mut self) {
-        self.bytes.clear();
-        self.ends.clear();
-    }
-
     /// Appends a list node with a path and what the path leads to.
     fn two(&mut self, path: &Path, rest: Rest<'_>) {
         let path = &path.bytes[..path.len];
@@ -128,38 +120,38 @@ impl Nodes {
             Rest::Value(value) => value.length(),
             Rest::Node(node) => node.len,
         };
-        Header { list: true, payload_length: path.length() + rest_len }.encode(&mut self.bytes);
-        path.encode(&mut self.bytes);
+        let out = self.encoded.open();
+        Header { list: true, payload_length: path.length() + rest_len }.encode(out);
+        path.encode(out);
         match rest {
-            Rest::Value(value) => value.encode(&mut self.bytes),
-            Rest::Node(node) => self.bytes.extend_from_slice(&node.bytes[..node.len]),
+            Rest::Value(value) => value.encode(out),
+            Rest::Node(node) => out.extend_from_slice(&node.bytes[..node.len]),
         }
-        self.ends.push(self.bytes.len());
+        self.encoded.end();
     }
 
     /// Appends a branch without a value.
     fn branch(&mut self, depth: usize, children: &[Orphan]) {
         let nibbles = 16 + 1 - children.len();
         let payload_length = nibbles + children.iter().map(|it| it.reference.len).sum::<usize>();
-        Header { list: true, payload_length }.encode(&mut self.bytes);
+        let out = self.encoded.open();
+        Header { list: true, payload_length }.encode(out);
         let mut children = children.iter().peekable();
         for nibble in 0..16 {
             match children.next_if(|child| child.key.nibble(depth) == nibble) {
                 Some(Orphan { reference: Reference { bytes, len }, .. }) => {
-                    self.bytes.extend_from_slice(&bytes[..*len]);
+                    out.extend_from_slice(&bytes[..*len]);
                 }
-                None => self.bytes.put_u8(EMPTY_STRING_CODE),
+                None => out.put_u8(EMPTY_STRING_CODE),
             }
         }
-        self.bytes.put_u8(EMPTY_STRING_CODE);
-        self.ends.push(self.bytes.len());
+        out.put_u8(EMPTY_STRING_CODE);
+        self.encoded.end();
     }
 
     /// Hashes all that are there, side by side, and gives what stands for each.
     fn references(&mut self) -> impl Iterator<Item = Reference> {
-        let mut start = 0;
-        let each = |end: &usize| &self.bytes[std::mem::replace(&mut start, *end)..*end];
-        let encoded: Vec<&[u8]> = self.ends.iter().map(each).collect();
+        let encoded = self.encoded.all();
         self.hashes.clear();
         keccak_batch(&encoded, &mut self.hashes);
         encoded.into_iter().zip(&self.hashes).map(|(encoded, hash)| {
@@ -194,7 +186,7 @@ fn leaves(
     let mut keys = Vec::with_capacity(TOGETHER);
     let (mut before, mut key) = (None::<Key>, Key::new(index_at(0, count)));
     for start in (0..count).step_by(TOGETHER) {
-        nodes.clear();
+        nodes.encoded.clear();
         for at in start..count.min(start + TOGETHER) {
             let after = (at + 1 < count).then(|| Key::new(index_at(at + 1, count)));
             let parts = [before, after].into_iter().flatten().map(|other| key.common(&other) + 1);
@@ -245,7 +237,7 @@ fn families(orphans: &[Orphan], depth: usize) -> Vec<Family> {
 
 /// Puts an extension before each branch that does not stand right below its parent.
 fn extend(orphans: &mut [Orphan], families: &[Family], nodes: &mut Nodes) {
-    nodes.clear();
+    nodes.encoded.clear();
     let mut extended = Vec::new();
     for Family { children, depth } in families {
         for at in children.clone() {
@@ -267,7 +259,7 @@ fn extend(orphans: &mut [Orphan], families: &[Family], nodes: &mut Nodes) {
 fn branch(orphans: &mut Vec<Orphan>, families: &[Family], nodes: &mut Nodes) {
     let mut made = Vec::with_capacity(families.len());
     for families in families.chunks(TOGETHER) {
-        nodes.clear();
+        nodes.encoded.clear();
         for Family { children, depth } in families {
             nodes.branch(*depth, &orphans[children.clone()]);
         }

@@ -2,7 +2,7 @@
 //! hashed side by side, then the signers are recovered side by side.
 
 use crate::crypto::{
-    keccak::keccak_batch,
+    keccak::{Inputs, keccak_batch},
     recover::{Engine, RecoverError},
 };
 use crate::ingress::decode::Decoded;
@@ -31,11 +31,10 @@ pub struct Signatures {
     verdicts: Vec<Result<Address, RecoverError>>,
 }
 
-/// What was signed, one after the other, and the signatures.
+/// What was signed, and the signatures.
 #[derive(Default)]
 struct Texts {
-    bytes: Vec<u8>,
-    ends: Vec<usize>,
+    signed: Inputs,
     signatures: Vec<Signature>,
 }
 
@@ -65,7 +64,7 @@ impl Signatures {
             self.texts.take(&tx.envelope);
         }
         self.hashes.clear();
-        keccak_batch(&self.texts.all(), &mut self.hashes);
+        keccak_batch(&self.texts.signed.all(), &mut self.hashes);
         self.signed.clear();
         self.signed.extend(self.hashes.drain(..).zip(self.texts.signatures.drain(..)));
         if now_us / SECOND_US != self.second {
@@ -82,14 +81,13 @@ impl Signatures {
 
 impl Texts {
     fn clear(&mut self) {
-        self.bytes.clear();
-        self.ends.clear();
+        self.signed.clear();
         self.signatures.clear();
     }
 
     /// Takes what a transaction's sender signed, and its authorities.
     fn take(&mut self, envelope: &TxEnvelope) {
-        let bytes = &mut self.bytes;
+        let bytes = self.signed.open();
         match envelope {
             TxEnvelope::Legacy(signed) => signed.tx().encode_for_signing(bytes),
             TxEnvelope::Eip2930(signed) => signed.tx().encode_for_signing(bytes),
@@ -100,21 +98,16 @@ impl Texts {
         self.end(*envelope.signature());
         for (authorization, signature) in authorizations(envelope) {
             let Some(signature) = signature else { continue };
-            self.bytes.push(MAGIC);
-            authorization.encode(&mut self.bytes);
+            let bytes = self.signed.open();
+            bytes.push(MAGIC);
+            authorization.encode(bytes);
             self.end(signature);
         }
     }
 
     fn end(&mut self, signature: Signature) {
-        self.ends.push(self.bytes.len());
+        self.signed.end();
         self.signatures.push(signature);
-    }
-
-    fn all(&self) -> Vec<&[u8]> {
-        let mut start = 0;
-        let each = |end: &usize| &self.bytes[std::mem::replace(&mut start, *end)..*end];
-        self.ends.iter().map(each).collect()
     }
 }
 

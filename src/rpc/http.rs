@@ -154,9 +154,7 @@ impl HttpLayer {
         }
         Ok(response)
     }
-}
 
-impl HttpLayer {
     /// What is answered without JSON-RPC.
     fn own_answer<B>(&self, request: &HttpRequest<B>) -> Option<HttpResponse> {
         if self.connection.refused {

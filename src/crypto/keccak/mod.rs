@@ -13,6 +13,38 @@ const WIDE_MIN: usize = 3;
 /// Bytes that one permutation takes in.
 const RATE_BYTES: usize = 136;
 
+/// Inputs that are written one after another into one piece of memory.
+#[derive(Debug, Default)]
+pub struct Inputs {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Inputs {
+    /// Forgets all of them and keeps the memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
+    /// Where the next one is written, behind the others.
+    pub fn open(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    /// What was written since the last end is one input.
+    pub fn end(&mut self) {
+        self.ends.push(self.bytes.len());
+    }
+
+    /// All of them, in order.
+    pub fn all(&self) -> Vec<&[u8]> {
+        let mut start = 0;
+        let each = |end: &usize| &self.bytes[std::mem::replace(&mut start, *end)..*end];
+        self.ends.iter().map(each).collect()
+    }
+}
+
 /// Appends the hash of each input to `out`, in order. Fastest where eight inputs in a row take
 /// the same number of 136-byte blocks: the longest of eight keeps the others waiting.
 pub fn keccak_batch<T: AsRef<[u8]>>(inputs: &[T], out: &mut Vec<B256>) {
