@@ -36,6 +36,60 @@ class Entries(unittest.TestCase):
         self.assertEqual(done.stderr, "")
         return done.stdout.strip()
 
+    def script(self, text: str, **environment: str) -> str:
+        """Runs commands after the functions were read."""
+        done = subprocess.run(
+            ["bash", "-euc", f'. "$0"; {text}', str(COMMON)],
+            env={**os.environ, **environment}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        return done.stdout.strip()
+
+    def test_what_the_boot_loader_left_is_read(self):
+        name = "LoaderDevicePartUUID-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
+        value = "7E0F2C0A-51C4-4C0E-9A53-0B1D8B1F2A64"
+        # Attributes, then UTF-16 with its end.
+        content = b"\x06\0\0\0" + f"{value}\0".encode("utf-16-le")
+        (self.esp / name).write_bytes(content)
+        call = 'LOADER=$FOLDER; loader LoaderDevicePartUUID; booted_esp_id; loader Missing'
+        told = self.script(call, FOLDER=str(self.esp))
+        self.assertEqual(told.split(), [value, value.lower()])
+
+    def test_partitions_are_told_apart_by_disk_and_label(self):
+        """Spaces, empty fields, two disks of one content, and what is no partition."""
+        lines = [
+            'NAME="/dev/vda" PKNAME="" PARTUUID="" PARTLABEL=""',
+            'NAME="/dev/vda1" PKNAME="/dev/vda" PARTUUID="aa-1" PARTLABEL="esp"',
+            'NAME="/dev/mapper/root" PKNAME="/dev/vda2" PARTUUID="" PARTLABEL=""',
+            'NAME="/dev/vda6" PKNAME="/dev/vda" PARTUUID="aa-6" PARTLABEL="data"',
+            'NAME="/dev/vda7" PKNAME="/dev/vda" PARTUUID="aa-7" PARTLABEL="data"',
+            'NAME="/dev/sdb1" PKNAME="/dev/sdb" PARTUUID="aa-1" PARTLABEL="esp"',
+            'NAME="/dev/sdb2" PKNAME="/dev/sdb" PARTUUID="bb-2" PARTLABEL="Linux swap"',
+            'NAME="/dev/sdb3" PKNAME="/dev/sdb" PARTUUID="bb-3" PARTLABEL=""',
+        ]
+        fake = self.esp / "lsblk"
+        fake.write_text("#!/bin/sh\ncat <<'END'\n" + "\n".join(lines) + "\nEND\n")
+        fake.chmod(0o755)
+        path = f"{self.esp}:{os.environ['PATH']}"
+        told = self.script(
+            'read_partitions; echo "${parts[*]}"; echo "${part[/dev/vda data]}"; '
+            'echo "${part[/dev/sdb Linux swap]} ${part_id[/dev/sdb3]} ${part_disk[/dev/sdb1]}"; '
+            'echo "none: ${part[/dev/sdb data]:-}"',
+            PATH=path,
+        )
+        self.assertEqual(
+            told.splitlines(),
+            ["/dev/vda1 /dev/vda6 /dev/vda7 /dev/sdb1 /dev/sdb2 /dev/sdb3", "/dev/vda6",
+             "/dev/sdb2 bb-3 /dev/sdb", "none:"],
+        )  # fmt: skip
+        # Two disks have that boot partition: the one with the data counts.
+        told = self.script(
+            'LOADER=$FOLDER; say() { :; }; mkdir -p "$FOLDER"; booted_esp_id() { echo aa-1; }; '
+            'udevadm() { :; }; find_boot_disk; echo "$disk $esp"',
+            PATH=path, FOLDER=str(self.esp),
+        )  # fmt: skip
+        self.assertEqual(told, "/dev/vda /dev/vda1")
+
     def test_a_name_tells_version_and_tries(self):
         for name, stem, left in [
             ("basalt_0.1.0.efi", "basalt_0.1.0", ""),
