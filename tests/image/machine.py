@@ -15,6 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import ClassVar
 
 TOP = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("BASALT_CACHE", Path.home() / ".cache/basalt")) / "image"
@@ -79,6 +80,9 @@ def stick() -> tuple[str, str]:
 
 class Machine:
     """A server with one disk, two cores and a serial line that is written to a file."""
+
+    # Those that this process has to switch off before it ends.
+    switched_on: ClassVar[set["Machine"]] = set()
 
     def __init__(self, folder: Path, image: Path | None, disk_bytes: int = 4 << 30):
         self.folder = folder
@@ -292,6 +296,7 @@ class Machine:
         log = open(self.folder / "qemu.log", "wb")
         self.powered_at = time.monotonic()
         self.process = subprocess.Popen(in_tools(*command), stdout=log, stderr=log)
+        self.switched_on.add(self)
         log.close()
 
     def start_tpm(self) -> list[str]:
@@ -311,6 +316,7 @@ class Machine:
 
     def power_cut(self) -> None:
         """Takes the power away: no signal that the guest could notice."""
+        self.switched_on.discard(self)
         if self.process is None:
             return
         pid_file = self.folder / "qemu.pid"
