@@ -68,7 +68,9 @@ def stop(number: int, _frame: object) -> None:
         machine.power_cut()
     for folder in ImageCase.folders:
         shutil.rmtree(folder, ignore_errors=True)
-    os._exit(128 + number)
+    # By the signal itself: a shell that started this then ends too.
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def main() -> None:

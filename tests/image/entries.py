@@ -84,10 +84,10 @@ class Entries(unittest.TestCase):
         )  # fmt: skip
         # Two disks have that boot partition: the one with the data counts.
         told = self.script(
-            'LOADER=$FOLDER; say() { :; }; mkdir -p "$FOLDER"; booted_esp_id() { echo aa-1; }; '
-            'udevadm() { :; }; find_boot_disk; echo "$disk $esp"',
-            PATH=path, FOLDER=str(self.esp),
-        )  # fmt: skip
+            'say() { :; }; booted_esp_id() { echo aa-1; }; udevadm() { :; }; '
+            'find_boot_disk; echo "$disk $esp"',
+            PATH=path,
+        )
         self.assertEqual(told, "/dev/vda /dev/vda1")
 
     def test_a_name_tells_version_and_tries(self):
