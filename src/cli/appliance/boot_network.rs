@@ -35,6 +35,8 @@ Examples:
 pub const FOLDER: &str = "/run/basalt-machine";
 /// chronyd's configuration.
 pub const CHRONY: &str = "chrony.conf";
+/// Certificates that chronyd trusts besides the public ones.
+pub const AUTHORITIES: &str = "time-authorities.pem";
 /// What the status page tells about time.
 pub const TIME: &str = "time.json";
 /// Which of the image's kernel settings are in force.
@@ -139,7 +141,10 @@ impl BootNetwork {
 
     fn put_time(&self, time: &Time) -> Result<(), String> {
         let state = json!({ "authenticated": time.is_authenticated(), "servers": time.servers });
-        in_force::put(&self.into.join(CHRONY), time_files::chrony_text(time).as_bytes())?;
+        let authorities = self.into.join(AUTHORITIES);
+        in_force::put(&authorities, time.authorities.as_bytes())?;
+        let chrony = time_files::chrony_text(time, &authorities);
+        in_force::put(&self.into.join(CHRONY), chrony.as_bytes())?;
         in_force::put(&self.into.join(TIME), state.to_string().as_bytes())
     }
 

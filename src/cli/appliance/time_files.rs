@@ -1,13 +1,14 @@
 //! What chronyd reads, made from `[time]`. Pure: no file is touched here.
 
 use crate::config::appliance::time::{Server, Time};
+use std::path::Path;
 
 /// Of chronyd, beside its socket. Sources that DHCP named are put there.
 pub const DHCP_FOLDER: &str = "/run/basalt-time/dhcp";
 
-/// chronyd's configuration. It asks and answers nobody: no port is open, commands come by a socket
-/// that only its own user may open.
-pub fn chrony_text(time: &Time) -> String {
+/// chronyd's configuration; `authorities` is where those of `[time]` are. It asks and answers nobody:
+/// no port is open, commands come by a socket that only its own user may open.
+pub fn chrony_text(time: &Time, authorities: &Path) -> String {
     let mut text = "# Made by basalt boot-network from the configuration.\n".to_owned();
     let servers = time.parsed();
     for server in &servers {
@@ -15,6 +16,9 @@ pub fn chrony_text(time: &Time) -> String {
     }
     if time.from_dhcp {
         text.push_str(&format!("sourcedir {DHCP_FOLDER}\n"));
+    }
+    if !time.authorities.trim().is_empty() {
+        text.push_str(&format!("ntstrustedcerts {}\n", authorities.display()));
     }
     let has_authenticated = servers.iter().any(|server| server.is_authenticated);
     let mode = match (has_authenticated, time.is_authenticated()) {
@@ -79,7 +83,12 @@ mod tests {
     use super::*;
 
     fn time(servers: &[&str], from_dhcp: bool) -> Time {
-        Time { servers: servers.iter().map(|text| (*text).to_owned()).collect(), from_dhcp }
+        let servers = servers.iter().map(|text| (*text).to_owned()).collect();
+        Time { servers, from_dhcp, ..Time::default() }
+    }
+
+    fn chrony_text(time: &Time) -> String {
+        super::chrony_text(time, Path::new("/run/authorities.pem"))
     }
 
     #[test]
@@ -89,7 +98,15 @@ mod tests {
         for line in ["authselectmode require", "minsources 2", "port 0", "cmdport 0"] {
             assert!(text.lines().any(|it| it == line), "no {line} in\n{text}");
         }
-        assert!(!text.contains("sourcedir"), "{text}");
+        assert!(!text.contains("sourcedir") && !text.contains("ntstrustedcerts"), "{text}");
+    }
+
+    #[test]
+    fn the_owners_authorities_are_asked_besides_the_public_ones() {
+        let time = Time { authorities: "a certificate".to_owned(), ..Time::default() };
+        let text = chrony_text(&time);
+        assert!(text.contains("\nntstrustedcerts /run/authorities.pem\n"), "{text}");
+        assert!(!text.contains("nosystemcert"), "{text}");
     }
 
     #[test]

@@ -2,6 +2,10 @@
 
 use crate::config::appliance::Complain;
 use crate::config::fault::shortened;
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject as _},
+};
 use serde::Deserialize;
 use std::{net::IpAddr, str::FromStr};
 
@@ -16,6 +20,8 @@ pub struct Time {
     pub servers: Vec<String>,
     /// Servers that DHCP names are asked too.
     pub from_dhcp: bool,
+    /// Certificates (PEM) of those who vouch for `nts://` servers, besides the public authorities.
+    pub authorities: String,
 }
 
 /// Four operators in four hands. Three that answer outvote one that is wrong.
@@ -28,7 +34,11 @@ pub const SERVERS: [&str; 4] = [
 
 impl Default for Time {
     fn default() -> Self {
-        Self { servers: SERVERS.map(str::to_owned).to_vec(), from_dhcp: false }
+        Self {
+            servers: SERVERS.map(str::to_owned).to_vec(),
+            from_dhcp: false,
+            authorities: String::new(),
+        }
     }
 }
 
@@ -118,7 +128,25 @@ impl Time {
             let remedy = "name one, leave it out for the defaults, or set from_dhcp = true";
             complain("time.servers", what, remedy.to_owned());
         }
+        if let Err(what) = read_authorities(&self.authorities) {
+            let remedy = "put certificates there, each from its BEGIN to its END line";
+            complain("time.authorities", format!("time.authorities {what}"), remedy.to_owned());
+        }
     }
+}
+
+/// Every certificate has to be one: chronyd would not start with the others.
+fn read_authorities(pem: &str) -> Result<(), String> {
+    let mut store = RootCertStore::empty();
+    for (at, item) in CertificateDer::pem_slice_iter(pem.as_bytes()).enumerate() {
+        item.map_err(|error| error.to_string())
+            .and_then(|it| store.add(it).map_err(|error| error.to_string()))
+            .map_err(|error| format!("has a broken certificate, number {} ({error})", at + 1))?;
+    }
+    if store.is_empty() && !pem.trim().is_empty() {
+        return Err(format!("has no certificate: \"{}\"", shortened(pem)));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -148,6 +176,42 @@ mod tests {
             ("nts://[a]", Err(())),
         ] {
             assert_eq!(text.parse(), expected, "{text:?}");
+        }
+    }
+
+    /// Signed by itself; its key is gone.
+    const AUTHORITY: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBjzCCATWgAwIBAgIUUU1kU9NQLvtOGqk7thtdTTKNoTQwCgYIKoZIzj0EAwIw
+HDEaMBgGA1UEAwwRVGltZSBvZiB0aGUgaG91c2UwIBcNMjYxMTIyMTQzOTM4WhgP
+MjEyNjEwMjkxNDM5MzhaMBwxGjAYBgNVBAMMEVRpbWUgb2YgdGhlIGhvdXNlMFkw
+EwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEbqUQ0JVcpsKcEIuMX1lFU6BxyhsQafYa
+UoeUULXm8W2C/k+EA5jUjp1E3XDA+iSxl8e/Oi+f/kiTcRCTagSXIaNTMFEwHQYD
+VR0OBBYEFBdG7tzatBL/fYtOVW1n5rZT5sMdMB8GA1UdIwQYMBaAFBdG7tzatBL/
+fYtOVW1n5rZT5sMdMA8GA1UdEwEB/wQFMAMBAf8wCgYIKoZIzj0EAwIDSAAwRQIg
+I0RCohZJpsPeYXYIm8MJfEgZCBeQubTYukOB47HaJ8UCIQC50eb4Z7FPzJg7QQd+
+zMf/zhaZGbZycN8PMlk3Dit3Tg==
+-----END CERTIFICATE-----
+";
+
+    #[test]
+    fn authorities_are_certificates_every_one() {
+        let checked = |pem: &str| {
+            let text =
+                format!("[time]\nservers = [\"nts://a\"]\nauthorities = \"\"\"\n{pem}\"\"\"");
+            appliance("f", &text).map(|it| it.time.authorities).map_err(|error| error.to_string())
+        };
+        assert_eq!(checked("").unwrap(), "");
+        let two = format!("Of the house:\n{AUTHORITY}{AUTHORITY}");
+        assert_eq!(checked(&two).unwrap(), two);
+        for (pem, expected) in [
+            ("a file", "has no certificate: \"a file"),
+            (&AUTHORITY.replace("MIIB", "MIIC"), "has a broken certificate, number 1 ("),
+            (&AUTHORITY[..200], "has a broken certificate, number 1 ("),
+            (&two.replacen("-----BEGIN", "----BEGIN", 1).replace("MIIB", "M"), "has a broken"),
+        ] {
+            let refused = checked(pem).unwrap_err();
+            assert!(refused.starts_with(&format!("f:3: time.authorities {expected}")), "{refused}");
         }
     }
 
