@@ -71,6 +71,8 @@ class DebugImage(ImageCase):
         self.assertIn("Permission denied (publickey)", refused.stderr)
         updates = self.ssh(machine, owner, "grep -h ^MatchPattern= /usr/lib/sysupdate.d/*")
         self.assertNotRegex(updates.stdout, r"=basalt_")
+        watch = self.ssh(machine, owner, "pgrep -cf ^@basalt-watch").stdout.strip()
+        self.assertNotIn(watch, ("", "0"), "the initrd's watch over the root does not run")
         seats = self.ssh(machine, owner, "systemctl is-active basalt.service")
         self.assertEqual(seats.stdout.strip(), "active")
         self.no_other_listener(machine, owner)

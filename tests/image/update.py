@@ -219,9 +219,9 @@ class Update(ImageCase):
         self.assertEqual(self.kernels(machine), [f"basalt_{OLD}.efi"])
         say(f"{told}, after {machine.seconds():.0f} s")
 
-        # Another time of day, because this one's look is done.
+        # A later time of day, because this one's look is done, and in this minute it was.
         machine.power_cut()
-        at = time.strftime("%H:%M", time.gmtime())
+        at = time.strftime("%H:%M", time.gmtime(time.time() + 60))
         source = f'[update]\nsource = "{self.mirror(NEW)}"\nat = "{at}"\n'
         machine.put_on_esp(CONFIG, OPEN + source + 'apply = "automatic"\n')
         machine.power_on()
