@@ -45,7 +45,7 @@ use revm::{
 };
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc, Barrier, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     thread,
@@ -215,6 +215,9 @@ fn measure(workload: &Workload, options: &Options) {
             }
         }
         for lanes in &options.lanes {
+            if *lanes > 0 && !options.alone {
+                add(format!("{} engines apart", lanes + 1), apart(workload, lanes + 1));
+            }
             let (took, counted) = ours(workload, Some(*lanes));
             add(format!("parallel, {} lanes", lanes + 1), took);
             if round == 0 {
@@ -347,7 +350,8 @@ fn serial_part(workload: &Workload) -> (Took, Counts) {
     let mut engine = Gated { parallel, gate };
     thread::scope(|scope| {
         crew.into_iter().for_each(|lane| drop(scope.spawn(move || lane.run())));
-        let mut took = both(&mut engine, |it| &mut it.parallel.evm, workload, block);
+        let mut took =
+            both(&mut engine, |it| &mut it.parallel.evm, workload, (block, &Barrier::new(1)));
         took.cpu = took.wall;
         let counts = engine.parallel.counts;
         drop(engine);
@@ -379,23 +383,48 @@ fn ours(workload: &Workload, lanes: Option<usize>) -> (Took, Counts) {
     let limits = CacheLimits { entries_max: 2_000_000, ..CacheLimits::default() };
     let evm = world::evm(&workload.state, &block, limits);
     let Some(lanes) = lanes else {
-        return (both(&mut Serial { evm }, |it| &mut it.evm, workload, block), Counts::default());
+        return (
+            both(&mut Serial { evm }, |it| &mut it.evm, workload, (block, &Barrier::new(1))),
+            Counts::default(),
+        );
     };
     let (mut engine, crew) = Parallel::new(evm, lanes);
     thread::scope(|scope| {
         crew.into_iter().for_each(|lane| drop(scope.spawn(move || lane.run())));
-        let took = both(&mut engine, |it| &mut it.evm, workload, block);
+        let took = both(&mut engine, |it| &mut it.evm, workload, (block, &Barrier::new(1)));
         let counts = engine.counts;
         drop(engine);
         (took, counts)
     })
 }
 
+/// What this machine can give at most: so many engines without lanes, each with a state of its
+/// own and at the same time, so that nothing is shared but caches and memory. The time is that of
+/// one of them, divided among all that were executed.
+fn apart(workload: &Workload, engines: usize) -> Took {
+    let start = Barrier::new(engines);
+    let all: Vec<Took> = thread::scope(|scope| {
+        let one = || {
+            let block = environment(1 << 40);
+            let limits = CacheLimits { entries_max: 2_000_000, ..CacheLimits::default() };
+            let evm = world::evm(&workload.state, &block, limits);
+            let mut engine = Parallel::new(evm, 0).0;
+            both(&mut engine, |it| &mut it.evm, workload, (block, &start))
+        };
+        let threads: Vec<_> = (0..engines).map(|_| scope.spawn(one)).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+    });
+    let share = |sum: Duration| sum / u32::try_from(engines * engines).expect("few");
+    let wall = share(all.iter().map(|took| took.wall).sum());
+    // Each counted the CPU time of the whole process.
+    Took { wall, cpu: share(all.iter().map(|took| took.cpu).sum()), gas: all[0].gas }
+}
+
 fn both<E: Engine>(
     engine: &mut E,
     evm: fn(&mut E) -> &mut Evm,
     workload: &Workload,
-    environment: BlockEnvironment,
+    (environment, start): (BlockEnvironment, &Barrier),
 ) -> Took {
     let [first, second] = &workload.blocks;
     let mut open = OpenBlock::new(environment);
@@ -410,11 +439,14 @@ fn both<E: Engine>(
     let second = second.clone();
     // What comes of it is freed by others, later.
     let mut outcomes = Vec::new();
+    start.wait();
     let took = timed(|| {
         let (gas, done) = execute(engine, evm, &mut open, second);
         outcomes = done;
         gas
     });
+    // CPU time is that of all threads: none may be gone before the others have looked.
+    start.wait();
     drop(outcomes);
     took
 }

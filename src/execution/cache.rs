@@ -129,7 +129,9 @@ pub(super) fn bring_accounts(accounts: &Reader<3, 10>, addresses: &[Address]) {
             *hash = table::hash(&account_key(*address));
             accounts.bring_place(*hash);
         }
-        hashes.iter().zip(some).for_each(|(hash, _)| accounts.bring_record(*hash));
+        for (hash, _) in hashes.iter().zip(some) {
+            accounts.bring_record(*hash);
+        }
     }
 }
 
@@ -142,7 +144,9 @@ pub(super) fn bring_slots(accounts: &Reader<3, 10>, slots: &Reader<7, 4>, expect
         *hash = table::hash(&slot_key(*contract, incarnation, slot));
         slots.bring_place(*hash);
     }
-    hashes.iter().zip(expected).for_each(|(hash, _)| slots.bring_record(*hash));
+    for (hash, _) in hashes.iter().zip(expected) {
+        slots.bring_record(*hash);
+    }
 }
 
 impl Below {

@@ -34,6 +34,7 @@ pub mod fees;
 pub mod system;
 pub mod block;
 pub mod serial;
+mod tips;
 pub mod transfer;
 pub mod parallel;
 pub mod worker;

@@ -83,8 +83,8 @@ pub(super) trait Steps {
         transaction: &RecoveredTransaction,
     ) -> Result<Executed, TransactError>;
 
-    /// There are no more of them: lets go of all.
-    fn close(&mut self) {}
+    /// There are no more of them: finishes what was put off, lets go of all.
+    fn close(&mut self, _evm: &mut Evm) {}
 }
 
 /// Each in the EVM.
@@ -115,7 +115,7 @@ pub(super) fn execute(
         run.outcome.receipts.reserve(transactions.len());
         run.all(evm, block, &transactions, (is_late, steps))?;
     }
-    steps.close();
+    steps.close(evm);
     let mut outcome = run.settle(transactions);
     if !outcome.transactions.is_empty() {
         outcome.diff = evm.store().take_diff();

@@ -7,9 +7,10 @@ use crate::execution::{
     cache::{Below, Cache, Cached, Codes, Hot, Window, bring_accounts, bring_slots},
     hashes::BlockHashes,
     preimages::{Expected, Preimages, Remembers},
-    table::{Id, hash},
+    table::{Entry, Id, hash},
     words::{
-        account_key, account_value, address_of, code_key, hot_of, incarnation_of, slot_key, slot_of,
+        PURSE_AT, Purse, account_key, account_value, address_of, code_key, hot_of, incarnation_of,
+        purse_of, purse_words, slot_key, slot_of,
     },
 };
 use crate::types::{
@@ -102,6 +103,23 @@ struct SlotChange {
     of: u32,
     id: Id,
     before: U256,
+}
+
+impl Changes {
+    /// The place of an account, which is as it was or noted already, among the changes.
+    #[inline]
+    fn note(&mut self, id: Id, entry: &mut Entry<'_, 3, 10>) -> usize {
+        let mark = entry.mark();
+        if mark >> 32 == u64::from(self.epoch) {
+            return usize::try_from(mark & u64::from(u32::MAX)).unwrap_or(usize::MAX);
+        }
+        let at = self.accounts.len();
+        let at_word = u64::try_from(at).unwrap_or(u64::MAX);
+        entry.set_mark((u64::from(self.epoch) << 32) | at_word);
+        let before = hot_of(&entry.words()).account;
+        self.accounts.push(Change { id, before, wiped: false, slots: 0 });
+        at
+    }
 }
 
 impl Store {
@@ -197,22 +215,43 @@ impl Store {
         hash
     }
 
-    /// Has an account brought near by the hash of its address.
+    /// Has an account brought near by the hash of its address: most likely it has this number.
     #[inline]
-    pub(super) fn bring_account(&self, hash: u64) {
-        self.cache.accounts.reader().bring_record(hash);
+    pub(super) fn bring_account(&self, hash: u64) -> Option<Id> {
+        self.cache.accounts.reader().bring_record(hash)
     }
 
-    /// The number of an account in the cache, by its address and the hash of that.
+    /// The number of an account in the cache, by its address, the hash of that, and a guess.
     #[inline]
-    pub(super) fn cached_id(&self, address: Address, hash: u64) -> Option<Id> {
-        self.cache.accounts.reader().find_hashed(&account_key(address), hash)
+    pub(super) fn cached_id(&self, address: Address, hash: u64, guess: Option<Id>) -> Option<Id> {
+        let (accounts, key) = (self.cache.accounts.reader(), account_key(address));
+        match guess {
+            Some(id) if accounts.key(id) == key => guess,
+            _ => accounts.find_hashed(&key, hash),
+        }
     }
 
     /// The account of a number.
     #[inline]
     pub(super) fn hot(&self, id: Id) -> Hot {
-        hot_of(&self.cache.accounts.reader().read(id).value)
+        hot_of(&self.cache.accounts.own(id))
+    }
+
+    /// The account of a number as a purse, nothing where there is none.
+    ///
+    /// # Errors
+    /// Where it has code.
+    #[inline]
+    pub(super) fn purse(&self, id: Id) -> Result<Option<Purse>, ()> {
+        purse_of(&self.cache.accounts.own(id))
+    }
+
+    /// Sets nonce and balance of an account that exists.
+    #[inline]
+    pub(super) fn set_purse(&mut self, id: Id, purse: &Purse) {
+        let mut entry = self.cache.accounts.entry(id);
+        self.changes.note(id, &mut entry);
+        entry.write(PURSE_AT, &purse_words(purse));
     }
 
     /// Sets an account; its storage stays.
@@ -226,17 +265,19 @@ impl Store {
     /// Sets an account that is `hot` now.
     #[inline]
     pub(super) fn change_account(&mut self, id: Id, hot: &Hot, account: Option<Account>) {
-        self.note(id, hot);
-        self.cache.accounts.write(id, &account_value(&Hot { account, ..*hot }));
+        let mut entry = self.cache.accounts.entry(id);
+        self.changes.note(id, &mut entry);
+        entry.write(0, &account_value(&Hot { account, ..*hot }));
     }
 
     /// Empties an account's storage.
     pub(super) fn void_storage(&mut self, id: Id) {
         let hot = self.hot(id);
-        let at = self.note(id, &hot);
+        let mut entry = self.cache.accounts.entry(id);
+        let at = self.changes.note(id, &mut entry);
         self.changes.accounts[at].wiped |= hot.account.is_some();
         let incarnation = hot.incarnation + 1;
-        self.cache.accounts.write(id, &account_value(&Hot { incarnation, ..hot }));
+        entry.write(0, &account_value(&Hot { incarnation, ..hot }));
     }
 
     /// What other threads need to read the state while it is being written.
@@ -317,38 +358,26 @@ impl Store {
 
     /// What a slot holds.
     pub(super) fn slot(&self, id: Id) -> U256 {
-        U256::from_limbs(self.cache.slots.reader().read(id).value)
+        U256::from_limbs(self.cache.slots.own(id))
     }
 
     /// Sets a slot of the account `of`.
     pub(super) fn set_slot(&mut self, of: Id, id: Id, value: U256) {
-        let before = self.slot(id);
+        let Self { cache, changes, .. } = self;
+        let mut entry = cache.slots.entry(id);
+        let before = U256::from_limbs(entry.words());
         if before == value {
             return;
         }
-        let epoch = u64::from(self.changes.epoch);
-        if self.cache.slots.mark(id) != epoch {
-            self.cache.slots.set_mark(id, epoch);
-            let hot = self.hot(of);
-            let at = self.note(of, &hot);
-            self.changes.accounts[at].slots += 1;
+        let epoch = u64::from(changes.epoch);
+        if entry.mark() != epoch {
+            entry.set_mark(epoch);
+            let at = changes.note(of, &mut cache.accounts.entry(of));
+            changes.accounts[at].slots += 1;
             let of = u32::try_from(at).unwrap_or(u32::MAX);
-            self.changes.slots.push(SlotChange { of, id, before });
+            changes.slots.push(SlotChange { of, id, before });
         }
-        self.cache.slots.write(id, value.as_limbs());
-    }
-
-    /// The account's place among the changes, begun where there is none.
-    fn note(&mut self, id: Id, hot: &Hot) -> usize {
-        let mark = self.cache.accounts.mark(id);
-        if mark >> 32 == u64::from(self.changes.epoch) {
-            return usize::try_from(mark & u64::from(u32::MAX)).unwrap_or(usize::MAX);
-        }
-        let at = self.changes.accounts.len();
-        let at_word = u64::try_from(at).unwrap_or(u64::MAX);
-        self.cache.accounts.set_mark(id, (u64::from(self.changes.epoch) << 32) | at_word);
-        self.changes.accounts.push(Change { id, before: hot.account, wiped: false, slots: 0 });
-        at
+        entry.write(0, value.as_limbs());
     }
 
     /// What a slot of an account holds.
@@ -416,8 +445,7 @@ impl Store {
             if let Some(far) = changes.accounts.get(at + RECORDS_AHEAD) {
                 cache.accounts.reader().bring(far.id);
             }
-            let Hot { account, incarnation } =
-                hot_of(&cache.accounts.reader().read(change.id).value);
+            let Hot { account, incarnation } = hot_of(&cache.accounts.own(change.id));
             let wiped = change.wiped && change.before.is_some();
             let slots = change.slots as usize;
             let mut storage = Slots::with_capacity(slots);
@@ -428,7 +456,7 @@ impl Store {
                 let slot = &changes.slots[at];
                 let key = cache.slots.reader().key(slot.id);
                 let before = if wiped { U256::ZERO } else { slot.before };
-                let now = U256::from_limbs(cache.slots.reader().read(slot.id).value);
+                let now = U256::from_limbs(cache.slots.own(slot.id));
                 if incarnation_of(&key) == incarnation && before != now {
                     storage.insert(slot_of(&key), now);
                 }

@@ -37,14 +37,15 @@ pub(super) struct Seen<const V: usize> {
     pub(super) value: [u64; V],
 }
 
-/// On two cache lines that processors fetch together.
+/// Two cache lines. What changes often lies in the first, so that only that one goes from core to
+/// core: version, mark, and the first six words of the value.
 #[repr(C, align(128))]
 struct Record<const K: usize, const V: usize> {
     version: AtomicU64,
-    key: [AtomicU64; K],
-    value: [AtomicU64; V],
     /// The writer's own note.
     mark: AtomicU64,
+    value: [AtomicU64; V],
+    key: [AtomicU64; K],
 }
 
 struct Shared<const K: usize, const V: usize> {
@@ -61,6 +62,9 @@ pub(super) struct Table<const K: usize, const V: usize> {
     reader: Reader<K, V>,
     len: usize,
 }
+
+/// A record in the hands of the writer.
+pub(super) struct Entry<'a, const K: usize, const V: usize>(&'a Record<K, V>);
 
 impl<const K: usize, const V: usize> Clone for Reader<K, V> {
     fn clone(&self) -> Self {
@@ -158,14 +162,16 @@ impl<const K: usize, const V: usize> Reader<K, V> {
         prefetch(&index[home(hash, index.len() - 1)]);
     }
 
-    /// Has the record that most likely belongs to a hash brought near.
+    /// Has the record that most likely belongs to a hash brought near: its number, if there is one.
     #[inline]
-    pub(super) fn bring_record(&self, hash: u64) {
+    pub(super) fn bring_record(&self, hash: u64) -> Option<Id> {
         let index = self.index();
         let place = index[home(hash, index.len() - 1)].load(Ordering::Acquire);
-        if place != 0 {
-            prefetch(self.record(id_at(place)));
-        }
+        (place != 0).then(|| {
+            let id = id_at(place);
+            prefetch(self.record(id));
+            id
+        })
     }
 
     /// Has a record brought near.
@@ -174,10 +180,12 @@ impl<const K: usize, const V: usize> Reader<K, V> {
         prefetch(self.record(id));
     }
 
-    /// Has a record brought near as one's own.
+    /// Has a record brought near, what changes of it as one's own.
     #[inline]
     pub(super) fn bring_to_write(&self, id: Id) {
-        prefetch_to_write(self.record(id));
+        let record = self.record(id);
+        prefetch_to_write(&record.version);
+        prefetch(&record.key);
     }
 
     /// The key of a record.
@@ -193,7 +201,7 @@ impl<const K: usize, const V: usize> Reader<K, V> {
         let record = self.record(id);
         loop {
             let version = record.version.load(Ordering::Acquire);
-            let value = array::from_fn(|at| record.value[at].load(Ordering::Relaxed));
+            let value = words(record);
             fence(Ordering::Acquire);
             if version & 1 == 0 && record.version.load(Ordering::Relaxed) == version {
                 return Seen { version, value };
@@ -242,29 +250,16 @@ impl<const K: usize, const V: usize> Table<K, V> {
         id
     }
 
-    /// Overwrites what a record holds.
+    /// What a record holds, for the writer: nobody changes it meanwhile.
     #[inline]
-    pub(super) fn write(&mut self, id: Id, value: &[u64; V]) {
-        let record = self.reader.record(id);
-        let version = record.version.load(Ordering::Relaxed);
-        record.version.store(version + 1, Ordering::Relaxed);
-        fence(Ordering::Release);
-        for (word, new) in record.value.iter().zip(value) {
-            word.store(*new, Ordering::Relaxed);
-        }
-        record.version.store(version + 2, Ordering::Release);
+    pub(super) fn own(&self, id: Id) -> [u64; V] {
+        words(self.reader.record(id))
     }
 
-    /// The writer's note on a record; zero at first.
+    /// A record, to be written.
     #[inline]
-    pub(super) fn mark(&self, id: Id) -> u64 {
-        self.reader.record(id).mark.load(Ordering::Relaxed)
-    }
-
-    /// Leaves a note on a record.
-    #[inline]
-    pub(super) fn set_mark(&mut self, id: Id, mark: u64) {
-        self.reader.record(id).mark.store(mark, Ordering::Relaxed);
+    pub(super) fn entry(&mut self, id: Id) -> Entry<'_, K, V> {
+        Entry(self.reader.record(id))
     }
 
     /// Names an index of twice the size. Who reads in the old one finds what was there before.
@@ -279,12 +274,49 @@ impl<const K: usize, const V: usize> Table<K, V> {
     }
 }
 
+impl<const K: usize, const V: usize> Entry<'_, K, V> {
+    /// What it holds.
+    #[inline]
+    pub(super) fn words(&self) -> [u64; V] {
+        words(self.0)
+    }
+
+    /// Overwrites the words from `at` on.
+    #[inline]
+    pub(super) fn write<const N: usize>(&mut self, at: usize, new: &[u64; N]) {
+        let version = self.0.version.load(Ordering::Relaxed);
+        self.0.version.store(version + 1, Ordering::Relaxed);
+        fence(Ordering::Release);
+        for (word, new) in self.0.value[at..at + N].iter().zip(new) {
+            word.store(*new, Ordering::Relaxed);
+        }
+        self.0.version.store(version + 2, Ordering::Release);
+    }
+
+    /// The writer's note; zero at first.
+    #[inline]
+    pub(super) fn mark(&self) -> u64 {
+        self.0.mark.load(Ordering::Relaxed)
+    }
+
+    /// Leaves a note.
+    #[inline]
+    pub(super) fn set_mark(&mut self, mark: u64) {
+        self.0.mark.store(mark, Ordering::Relaxed);
+    }
+}
+
+#[inline]
+fn words<const K: usize, const V: usize>(record: &Record<K, V>) -> [u64; V] {
+    array::from_fn(|at| record.value[at].load(Ordering::Relaxed))
+}
+
 fn records<const K: usize, const V: usize>(count: usize) -> Box<[Record<K, V>]> {
     let blank = |_| Record {
         version: AtomicU64::new(0),
-        key: array::from_fn(|_| AtomicU64::new(0)),
-        value: array::from_fn(|_| AtomicU64::new(0)),
         mark: AtomicU64::new(0),
+        value: array::from_fn(|_| AtomicU64::new(0)),
+        key: array::from_fn(|_| AtomicU64::new(0)),
     };
     (0..count).map(blank).collect()
 }
@@ -316,7 +348,7 @@ mod tests {
                 match table.reader().find(&key) {
                     Some(id) => {
                         prop_assert_eq!(Some(&table.reader().read(id).value), map.get(&key));
-                        table.write(id, &value);
+                        table.entry(id).write(0, &value);
                     }
                     None => {
                         prop_assert!(!map.contains_key(&key));
@@ -370,7 +402,7 @@ mod tests {
                 for key in 0..KEYS {
                     let key = [key as u64];
                     match table.reader().find(&key) {
-                        Some(id) => table.write(id, &value(word << 2)),
+                        Some(id) => table.entry(id).write(0, &value(word << 2)),
                         None => drop(table.insert(&key, &value(word << 2))),
                     }
                 }

@@ -10,13 +10,12 @@ use crate::execution::{
     evm::Executed,
     store::{ReadError, Store},
     table::Id,
+    tips::Tips,
+    words::Purse,
 };
-use crate::types::{
-    diff::Account, limits::TRANSACTION_GAS_MAX, mini_block::BlockEnvironment,
-    transaction::RecoveredTransaction,
-};
-use alloy_consensus::{Transaction as _, TxType};
-use alloy_primitives::{Address, KECCAK256_EMPTY, U256};
+use crate::types::{diff::Account, limits::TRANSACTION_GAS_MAX, transaction::RecoveredTransaction};
+use alloy_consensus::TxEnvelope;
+use alloy_primitives::{Address, Bytes, TxKind, U256};
 
 /// Precompiles, those still to come too, are numbers of two bytes.
 const PRECOMPILE_ZEROS: usize = 18;
@@ -28,68 +27,133 @@ pub(super) struct Parties {
     pub(super) recipient: Option<Id>,
 }
 
-/// Does what may be a plain transfer to `to`, or nothing where it is none or not a valid one.
+/// What may be a plain transfer, by all that the transaction itself says.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Plain {
+    pub(super) to: Address,
+    nonce: u64,
+    gas_limit: u64,
+    /// Wei per gas that are paid at most, and that the fee recipient gets at most.
+    fee_cap: u128,
+    tip_cap: u128,
+    value: U256,
+}
+
+impl Plain {
+    /// Read off the transaction; nothing where it cannot be one.
+    #[inline]
+    pub(super) fn of(transaction: &RecoveredTransaction, chain_id: u64) -> Option<Self> {
+        let is_bare = |input: &Bytes, listed: usize| input.is_empty() && listed == 0;
+        let (chain, to, is_bare, plain) = match &transaction.envelope {
+            TxEnvelope::Legacy(signed) => {
+                let tx = signed.tx();
+                let (fee_cap, tip_cap) = (tx.gas_price, tx.gas_price);
+                let (nonce, gas_limit, value) = (tx.nonce, tx.gas_limit, tx.value);
+                let plain = Self { to: Address::ZERO, nonce, gas_limit, fee_cap, tip_cap, value };
+                (tx.chain_id, &tx.to, is_bare(&tx.input, 0), plain)
+            }
+            TxEnvelope::Eip2930(signed) => {
+                let tx = signed.tx();
+                let (fee_cap, tip_cap) = (tx.gas_price, tx.gas_price);
+                let (nonce, gas_limit, value) = (tx.nonce, tx.gas_limit, tx.value);
+                let plain = Self { to: Address::ZERO, nonce, gas_limit, fee_cap, tip_cap, value };
+                (Some(tx.chain_id), &tx.to, is_bare(&tx.input, tx.access_list.len()), plain)
+            }
+            TxEnvelope::Eip1559(signed) => {
+                let tx = signed.tx();
+                let (fee_cap, tip_cap) = (tx.max_fee_per_gas, tx.max_priority_fee_per_gas);
+                let (nonce, gas_limit, value) = (tx.nonce, tx.gas_limit, tx.value);
+                let plain = Self { to: Address::ZERO, nonce, gas_limit, fee_cap, tip_cap, value };
+                (Some(tx.chain_id), &tx.to, is_bare(&tx.input, tx.access_list.len()), plain)
+            }
+            _ => return None,
+        };
+        let TxKind::Call(to) = *to else { return None };
+        let is_plain = is_bare
+            && plain.tip_cap <= plain.fee_cap
+            && chain.is_none_or(|id| id == chain_id)
+            && (TRANSFER_GAS..=TRANSACTION_GAS_MAX).contains(&plain.gas_limit)
+            && to[..PRECOMPILE_ZEROS] != [0; PRECOMPILE_ZEROS];
+        is_plain.then_some(Self { to, ..plain })
+    }
+
+    /// Wei that the sender must hold; `None` where the EVM refuses them for their size.
+    fn cost(&self) -> Option<U256> {
+        let fee = u128::from(self.gas_limit).checked_mul(self.fee_cap)?;
+        U256::from(fee).checked_add(self.value)
+    }
+}
+
+/// Does what may be a plain transfer, or nothing where it is none or not a valid one.
 ///
 /// # Errors
 /// Where the state cannot be read; then nothing was changed.
 pub(super) fn transfer(
     store: &mut Store,
-    block: &BlockEnvironment,
-    transaction: &RecoveredTransaction,
-    (to, parties): (Address, Parties),
+    (tips, base_fee): (&mut Tips, u64),
+    plain: &Plain,
+    (from, parties): (Address, Parties),
 ) -> Result<Option<Executed>, ReadError> {
-    let envelope = &transaction.envelope;
-    let (Some(tip), from) = (transaction.effective_tip(block.base_fee), transaction.sender) else {
+    let Some(tip) = plain.fee_cap.checked_sub(u128::from(base_fee)) else { return Ok(None) };
+    let tip = tip.min(plain.tip_cap);
+    let from_id = known_or_found(parties.sender, store, from)?;
+    let to_id = known_or_found(parties.recipient, store, plain.to)?;
+    let fees_id = tips.id(store)?;
+    let are_tips_apart = from_id != fees_id && to_id != fees_id;
+    if !are_tips_apart {
+        tips.settle(store); // Before the account is looked at.
+    }
+    let (Ok(Some(sender)), Ok(recipient)) = (store.purse(from_id), store.purse(to_id)) else {
         return Ok(None);
     };
-    let from_id = known_or_found(parties.sender, store, from)?;
-    let sender_hot = store.hot(from_id);
-    let Some(sender) = sender_hot.account else { return Ok(None) };
-    let to_id = known_or_found(parties.recipient, store, to)?;
-    let recipient_hot = store.hot(to_id);
-    let is_plain = sender.code_hash == KECCAK256_EMPTY
-        && recipient_hot.account.is_none_or(|it| it.code_hash == KECCAK256_EMPTY && !it.is_empty());
-    let is_next = sender.nonce == envelope.nonce() && sender.nonce < u64::MAX;
-    let cost = transaction.checked_cost();
-    if !(is_plain && is_next && cost.is_some_and(|cost| cost <= sender.balance)) {
+    let is_next = sender.nonce == plain.nonce && sender.nonce < u64::MAX;
+    // EIP-161 would remove an empty account that is touched.
+    let is_empty = recipient.is_some_and(|it| it.nonce == 0 && it.balance.is_zero());
+    if !is_next || is_empty || plain.cost().is_none_or(|cost| cost > sender.balance) {
         return Ok(None);
     }
-    let value = envelope.value();
-    // Gas and price have 64 and 128 bits, and the fee at most 128: `checked_cost` passed.
+    let value = plain.value;
+    // Gas and price have 64 and 128 bits, and the fee at most 128: `cost` passed.
     let gas = u128::from(TRANSFER_GAS);
+    let fee = U256::from(gas * (tip + u128::from(base_fee)));
     let tip = U256::from(gas * tip);
-    let fee = tip + U256::from(gas * u128::from(block.base_fee));
-    let paid = Account { nonce: sender.nonce + 1, balance: sender.balance - fee - value, ..sender };
-    let fees_id = store.account_id(block.fee_recipient)?;
+    let paid = |wei| Purse { nonce: sender.nonce + 1, balance: sender.balance.wrapping_sub(wei) };
+    if are_tips_apart {
+        let received = recipient.map_or(U256::ZERO, |it| it.balance).checked_add(value);
+        let Some(received) = received else { return Ok(None) };
+        if !tips.add(store, tip)? {
+            return Ok(None);
+        }
+        match recipient {
+            _ if from_id == to_id => store.set_purse(from_id, &paid(fee)),
+            _ if value.is_zero() => store.set_purse(from_id, &paid(fee)),
+            Some(Purse { nonce, .. }) => {
+                store.set_purse(from_id, &paid(fee.wrapping_add(value)));
+                store.set_purse(to_id, &Purse { nonce, balance: received });
+            }
+            None => {
+                store.set_purse(from_id, &paid(fee.wrapping_add(value)));
+                let new = Account { balance: received, ..Account::default() };
+                store.set_account(to_id, Some(new));
+            }
+        }
+    } else {
+        let Purse { nonce, balance } = paid(fee.wrapping_add(value));
+        let mut ledger = Ledger::default();
+        ledger.set(from_id, Account { nonce, balance, ..Account::default() });
+        if !ledger.credit(store, to_id, value) || !ledger.credit(store, fees_id, tip) {
+            return Ok(None);
+        }
+        for (id, account) in ledger.0.into_iter().flatten() {
+            store.set_account(id, Some(account));
+        }
+    }
     let (gas_used, logs) = (TRANSFER_GAS, Vec::new());
-    let done = Ok(Some(Executed { success: true, gas_used, logs, deposits: false }));
-    if from_id != to_id && from_id != fees_id && to_id != fees_id {
-        let fees_hot = store.hot(fees_id);
-        let Some(received) = credited(recipient_hot.account, value) else { return Ok(None) };
-        let Some(earned) = credited(fees_hot.account, tip) else { return Ok(None) };
-        store.change_account(from_id, &sender_hot, Some(paid));
-        if !value.is_zero() {
-            store.change_account(to_id, &recipient_hot, received);
-        }
-        if !tip.is_zero() {
-            store.change_account(fees_id, &fees_hot, earned);
-        }
-        return done;
-    }
-    let mut ledger = Ledger::default();
-    ledger.set(from_id, paid);
-    if !ledger.credit(store, to_id, value) || !ledger.credit(store, fees_id, tip) {
-        return Ok(None);
-    }
-    for (id, account) in ledger.0.into_iter().flatten() {
-        store.set_account(id, Some(account));
-    }
-    done
+    Ok(Some(Executed { success: true, gas_used, logs, deposits: false }))
 }
 
 /// An account with wei added; nothing where the sum has more than 256 bits, or where the account
 /// exists and is empty, which touching would remove (EIP-161).
-#[inline]
 fn credited(account: Option<Account>, wei: U256) -> Option<Option<Account>> {
     if account.is_some_and(|account| account.is_empty()) {
         return None;
@@ -104,26 +168,6 @@ fn credited(account: Option<Account>, wei: U256) -> Option<Option<Account>> {
 
 fn known_or_found(known: Option<Id>, store: &mut Store, address: Address) -> Result<Id, ReadError> {
     known.map_or_else(|| store.account_id(address), Ok)
-}
-
-/// The recipient of what may be a plain transfer by its own looks.
-pub(super) fn plain_recipient(
-    transaction: &RecoveredTransaction,
-    chain_id: u64,
-) -> Option<Address> {
-    let envelope = &transaction.envelope;
-    let is_known = matches!(envelope.tx_type(), TxType::Legacy | TxType::Eip2930 | TxType::Eip1559);
-    let fees_agree = envelope
-        .max_priority_fee_per_gas()
-        .is_none_or(|priority| priority <= envelope.max_fee_per_gas());
-    let is_plain = is_known
-        && fees_agree
-        && envelope.input().is_empty()
-        && envelope.access_list().is_none_or(|list| list.is_empty())
-        && envelope.chain_id().is_none_or(|id| id == chain_id)
-        && (TRANSFER_GAS..=TRANSACTION_GAS_MAX).contains(&envelope.gas_limit());
-    let to = envelope.to().filter(|_| is_plain)?;
-    (to[..PRECOMPILE_ZEROS] != [0; PRECOMPILE_ZEROS]).then_some(to)
 }
 
 /// The accounts of one transfer: sender, recipient, fee recipient, any of which may be the same.

@@ -2,7 +2,7 @@
 
 use crate::execution::cache::Hot;
 use crate::types::diff::Account;
-use alloy_primitives::{Address, B256, U256};
+use alloy_primitives::{Address, B256, KECCAK256_EMPTY, U256};
 use std::hash::{Hash, Hasher};
 
 /// Of a meta word: the account exists. The bits above count its incarnations.
@@ -89,6 +89,50 @@ pub(super) fn hot_of(value: &[u64; 10]) -> Hot {
     Hot { account, incarnation }
 }
 
+/// What a transfer looks at of an account without code.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Purse {
+    pub(super) nonce: u64,
+    pub(super) balance: U256,
+}
+
+/// The place of a purse among an account's words.
+pub(super) const PURSE_AT: usize = 1;
+
+/// An account's words as a purse: nothing where there is no account.
+///
+/// # Errors
+/// Where the account has code.
+#[inline]
+pub(super) fn purse_of(value: &[u64; 10]) -> Result<Option<Purse>, ()> {
+    let [meta, nonce, a, b, c, d, code @ ..] = value;
+    if meta & EXISTS == 0 {
+        return Ok(None);
+    }
+    if *code != NO_CODE {
+        return Err(());
+    }
+    Ok(Some(Purse { nonce: *nonce, balance: U256::from_limbs([*a, *b, *c, *d]) }))
+}
+
+/// A purse as words.
+#[inline]
+pub(super) const fn purse_words(purse: &Purse) -> [u64; 5] {
+    let [a, b, c, d] = *purse.balance.as_limbs();
+    [purse.nonce, a, b, c, d]
+}
+
+/// `KECCAK256_EMPTY` as words.
+const NO_CODE: [u64; 4] = {
+    let mut words = [0; 4];
+    let mut at = 0;
+    while at < 32 {
+        words[at / 8] |= (KECCAK256_EMPTY.0[at] as u64) << (8 * (at % 8));
+        at += 1;
+    }
+    words
+};
+
 /// The word at a place of some bytes.
 #[inline]
 pub(super) fn word(bytes: &[u8], at: usize) -> u64 {
@@ -127,6 +171,16 @@ mod tests {
             let account = Account { nonce, balance: slot, code_hash: B256::from(hash) };
             let hot = Hot { account: exists.then_some(account), incarnation };
             prop_assert_eq!(hot_of(&account_value(&hot)), hot);
+            let purse = Purse { nonce, balance: slot };
+            let coded = purse_of(&account_value(&hot));
+            prop_assert_eq!(coded, if exists { Err(()) } else { Ok(None) });
+            let account = Account { code_hash: KECCAK256_EMPTY, ..account };
+            let mut words = account_value(&Hot { account: Some(account), incarnation });
+            prop_assert_eq!(purse_of(&words), Ok(Some(purse)));
+            let words_of_purse = purse_words(&Purse { nonce: !nonce, balance: !slot });
+            words[PURSE_AT..PURSE_AT + 5].copy_from_slice(&words_of_purse);
+            let account = Account { nonce: !nonce, balance: !slot, ..account };
+            prop_assert_eq!(hot_of(&words), Hot { account: Some(account), incarnation });
         }
     }
 }

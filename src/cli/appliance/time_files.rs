@@ -6,8 +6,8 @@ use std::path::Path;
 /// Of chronyd, beside its socket. Sources that DHCP named are put there.
 pub const DHCP_FOLDER: &str = "/run/basalt-time/dhcp";
 
-/// chronyd's configuration; `authorities` is where those of `[time]` are. It asks and answers nobody:
-/// no port is open, commands come by a socket that only its own user may open.
+/// chronyd's configuration; `authorities` is where those of `[time]` are. It asks and answers
+/// nobody: no port is open, commands come by a socket that only its own user may open.
 pub fn chrony_text(time: &Time, authorities: &Path) -> String {
     let mut text = "# Made by basalt boot-network from the configuration.\n".to_owned();
     let servers = time.parsed();

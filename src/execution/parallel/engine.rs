@@ -15,10 +15,10 @@ use crate::execution::{
     preimages::{Remembers as _, foresee, remember},
     serial::{self, Engine, Outcome, Steps},
     store::{ReadError, Store},
-    transfer::{Parties, plain_recipient, transfer},
+    tips::Tips,
+    transfer::{Parties, Plain, transfer},
 };
 use crate::types::{
-    diff::Account,
     map::Map,
     mini_block::BlockEnvironment,
     transaction::{RecoveredTransaction, SharedTransaction},
@@ -148,53 +148,6 @@ impl Parallel {
         };
         (engine, lanes)
     }
-
-    /// Plans a cut and sets the lanes to work, where that is worth it.
-    fn begin(&mut self, transactions: &Arc<Vec<SharedTransaction>>) -> Option<Run> {
-        if self.lanes.is_empty() || transactions.len() < 2 {
-            return None;
-        }
-        let chain_id = self.evm.rules().chain_id;
-        let needs_evm = |it: &RecoveredTransaction| plain_recipient(it, chain_id).is_none();
-        // Most cuts of transfers hold nothing for the lanes: that is found out quickly.
-        let is_any = |(at, it): (usize, &SharedTransaction)| {
-            if let Some(far) = transactions.get(at + AHEAD) {
-                prefetch(&**far);
-            }
-            needs_evm(it)
-        };
-        if transactions.iter().enumerate().filter(|it| is_any(*it)).take(2).count() < 2 {
-            return None;
-        }
-        let listed = transactions.iter().map(|it| (&**it, needs_evm(it)));
-        if !self.plan.make(listed, &mut self.hints, self.lanes.len()) {
-            return None;
-        }
-        self.cut += 1;
-        for port in &mut self.lanes {
-            port.coming.take().into_iter().chain(port.done.try_iter()).for_each(|batch| {
-                port.recycle(batch);
-            });
-            port.taking.1 = port.taking.0.done.len();
-        }
-        let plan = &self.plan;
-        let work = Arc::new(Work {
-            cut: self.cut,
-            block: self.evm.block().clone(),
-            window: self.evm.store().window(),
-            all: Arc::clone(transactions),
-            positions: plan.positions.clone(),
-            lanes: plan.lanes.clone(),
-            follows: plan.follows.clone(),
-            followed: plan.followed.clone(),
-            claims: plan.lanes.iter().map(|_| AtomicU8::new(FREE)).collect(),
-            committed: AtomicU32::new(0),
-            closed: AtomicBool::new(false),
-        });
-        // Where its queue is full, a lane has more than enough to do.
-        drop(self.lanes[0].work.try_send(Arc::clone(&work)));
-        Some(Run { work, failures: 0, next: 0 })
-    }
 }
 
 impl Engine for Parallel {
@@ -205,13 +158,24 @@ impl Engine for Parallel {
         is_late: &mut dyn FnMut() -> bool,
     ) -> Result<Outcome, EngineError> {
         let transactions = Arc::new(transactions);
-        let run = self.begin(&transactions);
-        let Self { evm, counts, conflicts, lanes, plan, hints, paced, .. } = self;
+        let Self { evm, counts, conflicts, lanes, plan, hints, paced, cut } = self;
         let chain_id = evm.rules().chain_id;
-        let near = [None; AHEAD];
-        let foreseen = 0;
-        let mut crew =
-            Crew { counts, conflicts, lanes, plan, hints, paced, run, near, foreseen, chain_id };
+        let mut crew = Crew {
+            counts,
+            conflicts,
+            lanes,
+            plan,
+            hints,
+            paced,
+            cut,
+            all: Arc::clone(&transactions),
+            is_planned: false,
+            run: None,
+            tips: Tips::of(block.environment.fee_recipient),
+            near: [None; AHEAD],
+            foreseen: 0,
+            chain_id,
+        };
         serial::execute(evm, block, transactions, is_late, &mut crew)
     }
 }
@@ -227,9 +191,11 @@ const CALLS_AHEAD: usize = 8;
 /// What may be a plain transfer, and the hashes of its parties, ahead of its execution.
 #[derive(Debug, Clone, Copy)]
 struct Near {
-    to: Address,
+    plain: Plain,
     sender: u64,
     recipient: u64,
+    /// Most likely where they lie.
+    guess: Parties,
 }
 
 impl Steps for Crew<'_> {
@@ -240,19 +206,20 @@ impl Steps for Crew<'_> {
         }
         let store = evm.store();
         if let Some(next) = waiting.get(LISTED_AHEAD) {
-            let to = plain_recipient(next, self.chain_id);
-            self.near[(at + LISTED_AHEAD) % AHEAD] = to.map(|to| Near {
-                to,
+            let plain = Plain::of(next, self.chain_id);
+            self.near[(at + LISTED_AHEAD) % AHEAD] = plain.map(|plain| Near {
+                plain,
                 sender: store.bring_place(next.sender),
-                recipient: store.bring_place(to),
+                recipient: store.bring_place(plain.to),
+                guess: Parties::default(),
             });
         }
         if waiting.len() > ACCOUNTS_AHEAD
             && at + ACCOUNTS_AHEAD >= LISTED_AHEAD
-            && let Some(near) = &self.near[(at + ACCOUNTS_AHEAD) % AHEAD]
+            && let Some(near) = &mut self.near[(at + ACCOUNTS_AHEAD) % AHEAD]
         {
-            store.bring_account(near.sender);
-            store.bring_account(near.recipient);
+            near.guess.sender = store.bring_account(near.sender);
+            near.guess.recipient = store.bring_account(near.recipient);
         }
         if at >= self.foreseen {
             let next = waiting.iter().take(CALLS_AHEAD).enumerate();
@@ -268,19 +235,21 @@ impl Steps for Crew<'_> {
         block: &BlockEnvironment,
         transaction: &RecoveredTransaction,
     ) -> Result<Executed, TransactError> {
-        let mut parties = Parties::default();
-        let to = if at < LISTED_AHEAD {
-            plain_recipient(transaction, self.chain_id)
+        let fees = (&mut self.tips, block.base_fee);
+        let (store, sender) = (evm.store(), transaction.sender);
+        let done = if at < LISTED_AHEAD {
+            let plain = Plain::of(transaction, self.chain_id);
+            plain.map(|plain| transfer(store, fees, &plain, (sender, Parties::default())))
         } else {
-            self.near[at % AHEAD].map(|near| {
-                parties.sender = evm.store().cached_id(transaction.sender, near.sender);
-                parties.recipient = evm.store().cached_id(near.to, near.recipient);
-                near.to
+            self.near[at % AHEAD].as_ref().map(|near| {
+                let parties = Parties {
+                    sender: store.cached_id(sender, near.sender, near.guess.sender),
+                    recipient: store.cached_id(near.plain.to, near.recipient, near.guess.recipient),
+                };
+                transfer(store, fees, &near.plain, (sender, parties))
             })
         };
-        let Some(to) = to else { return self.one(evm, at, (block, transaction)) };
-        let store = evm.store();
-        let done = transfer(store, block, transaction, (to, parties));
+        let Some(done) = done else { return self.one(evm, at, (block, transaction)) };
         if let Some(done) = done.map_err(EngineError::from)? {
             self.counts.direct += 1;
             return Ok(done);
@@ -288,7 +257,9 @@ impl Steps for Crew<'_> {
         self.one(evm, at, (block, transaction))
     }
 
-    fn close(&mut self) {
+    fn close(&mut self, evm: &mut Evm) {
+        self.tips.settle(evm.store());
+        self.all = Arc::default();
         if let Some(run) = self.run.take() {
             run.work.closed.store(true, Ordering::Release);
         }
@@ -313,10 +284,15 @@ struct Crew<'a> {
     counts: &'a mut Counts,
     conflicts: &'a mut Conflicts,
     lanes: &'a mut [Port],
-    plan: &'a Plan,
+    plan: &'a mut Plan,
     hints: &'a mut Hints,
     paced: &'a Paced,
+    cut: &'a mut u64,
+    all: Arc<Vec<SharedTransaction>>,
+    /// Whether `begin` was called.
+    is_planned: bool,
     run: Option<Run>,
+    tips: Tips,
     near: [Option<Near>; AHEAD],
     /// Transactions before this one have been prepared for.
     foreseen: usize,
@@ -324,6 +300,48 @@ struct Crew<'a> {
 }
 
 impl Crew<'_> {
+    /// Plans what is left of the cut and sets the lanes to work, where that is worth it. Called at
+    /// the first transaction that needs the EVM: most cuts of transfers have none.
+    #[cold]
+    fn begin(&mut self, evm: &mut Evm, at: usize) -> Option<Run> {
+        if self.lanes.is_empty() || at + 2 > self.all.len() {
+            return None;
+        }
+        let listed = self.all.iter().enumerate().skip(at).map(|(at, it)| {
+            if let Some(far) = self.all.get(at + AHEAD) {
+                prefetch(&**far);
+            }
+            (at, &**it, Plain::of(it, self.chain_id).is_none())
+        });
+        if !self.plan.make(listed, self.hints, self.lanes.len()) {
+            return None;
+        }
+        *self.cut += 1;
+        for port in &mut *self.lanes {
+            port.coming.take().into_iter().chain(port.done.try_iter()).for_each(|batch| {
+                port.recycle(batch);
+            });
+            port.taking.1 = port.taking.0.done.len();
+        }
+        let plan = &*self.plan;
+        let work = Arc::new(Work {
+            cut: *self.cut,
+            block: evm.block().clone(),
+            window: evm.store().window(),
+            all: Arc::clone(&self.all),
+            positions: plan.positions.clone(),
+            lanes: plan.lanes.clone(),
+            follows: plan.follows.clone(),
+            followed: plan.followed.clone(),
+            claims: plan.lanes.iter().map(|_| AtomicU8::new(FREE)).collect(),
+            committed: AtomicU32::new(0),
+            closed: AtomicBool::new(false),
+        });
+        // Where its queue is full, a lane has more than enough to do.
+        drop(self.lanes[0].work.try_send(Arc::clone(&work)));
+        Some(Run { work, failures: 0, next: 0 })
+    }
+
     /// Executes one transaction that needs the EVM, by what a lane has done, or in place.
     fn one(
         &mut self,
@@ -331,6 +349,10 @@ impl Crew<'_> {
         at: usize,
         (block, transaction): (&BlockEnvironment, &RecoveredTransaction),
     ) -> Result<Executed, TransactError> {
+        if !self.is_planned {
+            self.is_planned = true;
+            self.run = self.begin(evm, at);
+        }
         let place = self.run.as_mut().and_then(|run| {
             run.next += self.plan.positions[run.next..].iter().take_while(|it| **it < at).count();
             let place = (self.plan.positions.get(run.next) == Some(&at)).then_some(run.next)?;
@@ -338,7 +360,7 @@ impl Crew<'_> {
         });
         let Some((work, place)) = place else {
             self.counts.in_place += 1;
-            return in_place(evm, transaction);
+            return in_place(evm, &mut self.tips, transaction);
         };
         self.paced.point();
         let (mut conflicted, mut was_ahead) = (false, false);
@@ -346,8 +368,8 @@ impl Crew<'_> {
             Some((port, at)) => {
                 let batch = &mut self.lanes[port].taking.0;
                 batch.bring(evm.store(), at + 1);
-                take_over(batch, at, evm.store(), (block, transaction))
-                    .map_err(EngineError::from)?
+                let fees = (&mut self.tips, block.base_fee);
+                take_over(batch, at, evm.store(), (fees, transaction)).map_err(EngineError::from)?
             }
             None => Taken::Nothing,
         };
@@ -368,7 +390,7 @@ impl Crew<'_> {
                     }
                     Taken::Nothing | Taken::All(_) => {}
                 }
-                in_place(evm, transaction)
+                in_place(evm, &mut self.tips, transaction)
             }
         };
         self.weigh(&work, (conflicted, was_ahead));
@@ -472,7 +494,14 @@ impl Port {
     }
 }
 
-fn in_place(evm: &mut Evm, transaction: &RecoveredTransaction) -> Result<Executed, TransactError> {
+fn in_place(
+    evm: &mut Evm,
+    tips: &mut Tips,
+    transaction: &RecoveredTransaction,
+) -> Result<Executed, TransactError> {
+    if !planted(Fault::TipsLateInPlace) {
+        tips.settle(evm.store());
+    }
     evm.store().preimages().begin(transaction);
     let done = evm.transact(transaction);
     evm.store().preimages().end(transaction);
@@ -496,28 +525,24 @@ fn take_over(
     batch: &mut Batch,
     at: usize,
     store: &mut Store,
-    (block, transaction): (&BlockEnvironment, &RecoveredTransaction),
+    ((tips, base_fee), transaction): ((&mut Tips, u64), &RecoveredTransaction),
 ) -> Result<Taken, ReadError> {
     let cost = transaction.checked_cost();
     let (Some(executed), Some(cost)) = (batch.done[at].executed.take(), cost) else {
         return Ok(Taken::Abandoned);
     };
+    let is_looked_at = batch.reads(at, (tips.id(store)?, tips.recipient()));
+    if is_looked_at && !planted(Fault::TipsLateForCheck) {
+        tips.settle(store);
+    }
     if let Err(conflict) = batch.check(store, at, (transaction.sender, cost))? {
         return Ok(Taken::Conflict(conflict));
     }
-    let tip = transaction.effective_tip(block.base_fee).unwrap_or_default();
-    let tip = U256::from(tip) * U256::from(executed.gas_used);
-    let recipient = store.account_id(block.fee_recipient)?;
-    let account = store.hot(recipient).account;
-    // EIP-161 would remove an empty account that is touched: the EVM knows how.
-    let is_empty = account.is_some_and(|account| account.is_empty());
-    let account = account.unwrap_or_default();
-    let Some(balance) = account.balance.checked_add(tip).filter(|_| !is_empty) else {
+    let tip = transaction.effective_tip(base_fee).unwrap_or_default();
+    let tip = if planted(Fault::TipDropped) { 0 } else { tip };
+    if !tips.add(store, U256::from(tip) * U256::from(executed.gas_used))? {
         return Ok(Taken::Abandoned);
-    };
-    batch.apply(store, at)?;
-    if !tip.is_zero() && !planted(Fault::TipDropped) {
-        store.set_account(recipient, Some(Account { balance, ..account }));
     }
+    batch.apply(store, at)?;
     Ok(Taken::All(executed))
 }

@@ -41,6 +41,9 @@ pub(super) const NOBODY: u32 = u32::MAX;
 const BATCH_MAX: usize = 8;
 /// Places behind the committing thread's at which it will soon wait.
 const NEAR: u32 = 8;
+/// Places before the committing thread's at which a lane begins nothing: as many in small cuts as a
+/// sixteenth of them.
+const LEAD_MAX: usize = 8;
 /// Gas of a transaction for whose end what is done before it may have to wait.
 const GAS_WAITED_FOR: u64 = 1_000_000;
 /// Places at which a lane looks to prepare for what it will execute there.
@@ -73,6 +76,10 @@ pub(super) struct Work {
 impl Work {
     fn transaction(&self, place: usize) -> &RecoveredTransaction {
         &self.all[self.positions[place]]
+    }
+
+    fn lead(&self) -> u32 {
+        u32::try_from((self.lanes.len() / 16).min(LEAD_MAX)).unwrap_or(0)
     }
 }
 
@@ -132,7 +139,8 @@ impl Lane {
             let committed = work.committed.load(Ordering::Acquire);
             let here = u32::try_from(place).unwrap_or(u32::MAX);
             self.hand_over(evm.store(), work, Some((committed, work.transaction(place))))?;
-            if here < committed {
+            // The committing thread would soon come and wait: what is near is left to it.
+            if here < committed.saturating_add(work.lead()) {
                 continue;
             }
             let before = work.follows[place];

@@ -327,6 +327,8 @@ fn a_planted_fault_is_noticed() {
         Fault::LookedAtBalanceIsFree,
         Fault::DifferenceDropped,
         Fault::TipDropped,
+        Fault::TipsLateForCheck,
+        Fault::TipsLateInPlace,
         Fault::VoidDropped,
         Fault::CodeDropped,
     ] {

@@ -8,6 +8,7 @@
 use crate::execution::{
     call::{Function, contract, function},
     parallel::lane::NOBODY,
+    words::account_key,
 };
 use crate::types::{
     map::{Hasher, Map},
@@ -113,11 +114,11 @@ impl Hints {
 }
 
 impl Plan {
-    /// Gives each transaction that needs the EVM a lane of 1 to `lanes`, or 0. False where that
-    /// is not worth it.
+    /// Gives each transaction that needs the EVM (true, beside its place in the cut) a lane of 1 to
+    /// `lanes`, or 0. False where that is not worth it.
     pub(super) fn make<'a>(
         &mut self,
-        transactions: impl Iterator<Item = (&'a RecoveredTransaction, bool)>,
+        transactions: impl Iterator<Item = (usize, &'a RecoveredTransaction, bool)>,
         hints: &mut Hints,
         lanes: usize,
     ) -> bool {
@@ -130,7 +131,7 @@ impl Plan {
         self.loads.clear();
         self.loads.resize(lanes + 1, 0);
         let mut gas = 0;
-        for (position, (transaction, needs_evm)) in transactions.enumerate() {
+        for (position, transaction, needs_evm) in transactions {
             if needs_evm {
                 gas += self.add(position, transaction, hints);
             } else {
@@ -149,13 +150,15 @@ impl Plan {
         let gas = if hint.gas == 0 { limit.min(GAS_GUESS) } else { hint.gas.min(limit) };
         let mut tokens = [0; WORDS_MAX + 2];
         let count = tokens_of(transaction, to, hint.caution, &mut tokens);
-        let tokens = &tokens[..count];
+        let mut found = [None; WORDS_MAX + 2];
         let mut before: Option<(u32, u8)> = None;
         let mut agrees = true;
-        for (place, lane) in tokens.iter().filter_map(|token| self.last.get(token)) {
-            agrees &= before.is_none_or(|(_, other)| other == *lane);
-            if before.is_none_or(|(other, _)| other < *place) {
-                before = Some((*place, *lane));
+        for (token, found) in tokens[..count].iter().zip(&mut found) {
+            *found = self.last.get(token).copied();
+            let Some((place, lane)) = *found else { continue };
+            agrees &= before.is_none_or(|(_, other)| other == lane);
+            if before.is_none_or(|(other, _)| other < place) {
+                before = Some((place, lane));
             }
         }
         let lane = match before {
@@ -172,12 +175,12 @@ impl Plan {
         self.positions.push(position);
         self.lanes.push(lane);
         // All that it depends on may matter to it, not only the last: they stand on its lane.
-        for (before, _) in tokens.iter().filter_map(|token| self.last.get(token)) {
+        for (before, _) in found.iter().flatten() {
             if let Some(followed) = self.followed.get_mut(*before as usize) {
                 *followed |= lane != 0;
             }
         }
-        for token in tokens {
+        for token in &tokens[..count] {
             self.last.insert(*token, (place, lane));
         }
         self.followed.push(false);
@@ -224,7 +227,7 @@ fn tokens_of(
 
 fn token(of: Address, what: &[u8]) -> u64 {
     let mut hasher = Hasher::default().build_hasher();
-    hasher.write(of.as_slice());
+    account_key(of).iter().for_each(|word| hasher.write_u64(*word));
     hasher.write(what);
     hasher.finish()
 }
@@ -254,7 +257,7 @@ mod tests {
 
     fn planned(plan: &mut Plan, hints: &mut Hints, pairs: &[(u8, u8)]) -> Vec<(u8, u32)> {
         let list: Vec<_> = pairs.iter().map(|(from, to)| call(*from, *to)).collect();
-        plan.make(list.iter().map(|it| (&**it, true)), hints, 3);
+        plan.make(list.iter().enumerate().map(|(at, it)| (at, &**it, true)), hints, 3);
         plan.lanes.iter().copied().zip(plan.follows.iter().copied()).collect()
     }
 

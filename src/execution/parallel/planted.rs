@@ -20,6 +20,10 @@ pub(super) enum Fault {
     DifferenceDropped,
     /// The fee recipient does not get its tip.
     TipDropped,
+    /// A speculation that looked at the fee recipient is checked before the tips are in it.
+    TipsLateForCheck,
+    /// The EVM looks at the fee recipient before the tips are in it.
+    TipsLateInPlace,
     /// Storage of an account that was made anew is not void.
     VoidDropped,
     /// New code is not kept.

@@ -165,6 +165,16 @@ impl Batch {
         }
     }
 
+    /// Speculation `at` has looked at an account, which is given by its record and its address.
+    pub(super) fn reads(&self, at: usize, (id, address): (Id, Address)) -> bool {
+        (self.begins(at).accounts..self.done[at].ends.accounts).any(|read| {
+            match self.account_sources[read] {
+                Source::Cached(known, _) => known == id,
+                _ => self.accounts[read].address == address,
+            }
+        })
+    }
+
     /// Looks whether all that speculation `at` read still is so, and notes the records for
     /// `apply`. `cost` is what the sender must be able to pay.
     ///
