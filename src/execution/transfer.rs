@@ -44,26 +44,29 @@ impl Plain {
     #[inline]
     pub(super) fn of(transaction: &RecoveredTransaction, chain_id: u64) -> Option<Self> {
         let is_bare = |input: &Bytes, listed: usize| input.is_empty() && listed == 0;
+        let read = |nonce, gas_limit, (fee_cap, tip_cap), value| Self {
+            to: Address::ZERO,
+            nonce,
+            gas_limit,
+            fee_cap,
+            tip_cap,
+            value,
+        };
         let (chain, to, is_bare, plain) = match &transaction.envelope {
             TxEnvelope::Legacy(signed) => {
                 let tx = signed.tx();
-                let (fee_cap, tip_cap) = (tx.gas_price, tx.gas_price);
-                let (nonce, gas_limit, value) = (tx.nonce, tx.gas_limit, tx.value);
-                let plain = Self { to: Address::ZERO, nonce, gas_limit, fee_cap, tip_cap, value };
+                let plain = read(tx.nonce, tx.gas_limit, (tx.gas_price, tx.gas_price), tx.value);
                 (tx.chain_id, &tx.to, is_bare(&tx.input, 0), plain)
             }
             TxEnvelope::Eip2930(signed) => {
                 let tx = signed.tx();
-                let (fee_cap, tip_cap) = (tx.gas_price, tx.gas_price);
-                let (nonce, gas_limit, value) = (tx.nonce, tx.gas_limit, tx.value);
-                let plain = Self { to: Address::ZERO, nonce, gas_limit, fee_cap, tip_cap, value };
+                let plain = read(tx.nonce, tx.gas_limit, (tx.gas_price, tx.gas_price), tx.value);
                 (Some(tx.chain_id), &tx.to, is_bare(&tx.input, tx.access_list.len()), plain)
             }
             TxEnvelope::Eip1559(signed) => {
                 let tx = signed.tx();
-                let (fee_cap, tip_cap) = (tx.max_fee_per_gas, tx.max_priority_fee_per_gas);
-                let (nonce, gas_limit, value) = (tx.nonce, tx.gas_limit, tx.value);
-                let plain = Self { to: Address::ZERO, nonce, gas_limit, fee_cap, tip_cap, value };
+                let caps = (tx.max_fee_per_gas, tx.max_priority_fee_per_gas);
+                let plain = read(tx.nonce, tx.gas_limit, caps, tx.value);
                 (Some(tx.chain_id), &tx.to, is_bare(&tx.input, tx.access_list.len()), plain)
             }
             _ => return None,
