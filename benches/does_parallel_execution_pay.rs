@@ -339,11 +339,16 @@ impl Pace for Gate {
     fn leave(&self, _who: usize) {}
 }
 
-/// The time of the committing thread alone, and what it did.
-fn serial_part(workload: &Workload) -> (Took, Counts) {
+/// An EVM on the workload's state, and the block that it is for.
+fn begun(workload: &Workload) -> (Evm, BlockEnvironment) {
     let block = environment(1 << 40);
     let limits = CacheLimits { entries_max: 2_000_000, ..CacheLimits::default() };
-    let evm = world::evm(&workload.state, &block, limits);
+    (world::evm(&workload.state, &block, limits), block)
+}
+
+/// The time of the committing thread alone, and what it did.
+fn serial_part(workload: &Workload) -> (Took, Counts) {
+    let (evm, block) = begun(workload);
     let gate = Arc::new(Gate::default());
     let pace = Arc::clone(&gate) as Arc<dyn Pace>;
     let (parallel, crew) = Parallel::paced(evm, LANES_OF_GATE, Some(pace));
@@ -379,9 +384,7 @@ impl Engine for Gated {
 
 /// Both blocks by one of our engines; the second one's time.
 fn ours(workload: &Workload, lanes: Option<usize>) -> (Took, Counts) {
-    let block = environment(1 << 40);
-    let limits = CacheLimits { entries_max: 2_000_000, ..CacheLimits::default() };
-    let evm = world::evm(&workload.state, &block, limits);
+    let (evm, block) = begun(workload);
     let Some(lanes) = lanes else {
         return (
             both(&mut Serial { evm }, |it| &mut it.evm, workload, (block, &Barrier::new(1))),
@@ -405,9 +408,7 @@ fn apart(workload: &Workload, engines: usize) -> Took {
     let start = Barrier::new(engines);
     let all: Vec<Took> = thread::scope(|scope| {
         let one = || {
-            let block = environment(1 << 40);
-            let limits = CacheLimits { entries_max: 2_000_000, ..CacheLimits::default() };
-            let evm = world::evm(&workload.state, &block, limits);
+            let (evm, block) = begun(workload);
             let mut engine = Parallel::new(evm, 0).0;
             both(&mut engine, |it| &mut it.evm, workload, (block, &start))
         };

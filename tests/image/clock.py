@@ -123,12 +123,12 @@ class Clock(ImageCase):
         self.assertNotIn("authenticated, by 10.0.2.2", machine.console())
         machine.power_cut()
         machine.put_on_esp(CONFIG, f'{config}authorities = """\n{server.authority}"""\n')
-        shown, late = "us off, authenticated, by 10.0.2.2", "NTS-KE message"
+        shown, missed = "us off, authenticated, by 10.0.2.2", "NTS-KE message"
         # chronyd gives its clients two seconds for keys, which a guest on a busy machine may miss;
         # then it asks again after 17 minutes.
         for _ in range(3):
             power_on()
-            ended = lambda: any(text in machine.console() for text in (shown, late))  # noqa: E731
+            ended = lambda: any(text in machine.console() for text in (shown, missed))  # noqa: E731
             machine.wait_for("the clock on the status page", ended, 180)
             if shown in machine.console():
                 break
