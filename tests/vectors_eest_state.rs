@@ -271,7 +271,7 @@ fn pre_state(pre: &Value) -> Flat {
 
 impl Flat {
     fn apply(&mut self, diff: &Diff) {
-        for (address, change) in &diff.accounts {
+        for (address, change) in diff.accounts.iter() {
             let Some(account) = change.account else {
                 self.accounts.remove(address);
                 continue;

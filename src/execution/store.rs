@@ -7,7 +7,7 @@ use crate::execution::{
     cache::{Below, Cache, Cached, Codes, Hot, Window, bring_accounts, bring_slots},
     hashes::BlockHashes,
     preimages::{Expected, Preimages, Remembers},
-    table::{Entry, Id, hash},
+    table::{Entry, Id, Version, hash},
     words::{
         PURSE_AT, Purse, account_key, account_value, address_of, code_key, hot_of, incarnation_of,
         purse_of, purse_words, slot_key, slot_of,
@@ -16,6 +16,8 @@ use crate::execution::{
 use crate::types::{
     diff::{Account, AccountDiff, Diff, Slots},
     ids::BlockNumber,
+    listed::Listed,
+    map::Map,
     overlay::Overlay,
     view::{StateView, ViewError},
 };
@@ -79,22 +81,16 @@ pub struct Store {
     late_parent: Option<BlockNumber>,
 }
 
-/// What differs since the last `take_diff`.
+/// What may differ since the last `take_diff`.
 #[derive(Default)]
 struct Changes {
-    accounts: Vec<Change>,
+    /// The next diff, but that it still holds accounts as they were at the last one, without slots.
+    accounts: Vec<(Address, AccountDiff)>,
+    /// Of each its record, and how many of its slots are listed.
+    records: Vec<(Id, u32)>,
     slots: Vec<SlotChange>,
     /// Records whose mark bears another epoch have not changed; no mark bears zero.
     epoch: u32,
-}
-
-/// An account as it was at the last `take_diff`.
-struct Change {
-    id: Id,
-    before: Option<Account>,
-    wiped: bool,
-    /// Of its slots that changed.
-    slots: u32,
 }
 
 /// A slot as it was at the last `take_diff`.
@@ -116,8 +112,10 @@ impl Changes {
         let at = self.accounts.len();
         let at_word = u64::try_from(at).unwrap_or(u64::MAX);
         entry.set_mark((u64::from(self.epoch) << 32) | at_word);
-        let before = hot_of(&entry.words()).account;
-        self.accounts.push(Change { id, before, wiped: false, slots: 0 });
+        let account = hot_of(&entry.words()).account;
+        let before = AccountDiff { account, ..AccountDiff::default() };
+        self.accounts.push((address_of(&entry.key()), before));
+        self.records.push((id, 0));
         at
     }
 }
@@ -240,18 +238,27 @@ impl Store {
     /// The account of a number as a purse, nothing where there is none.
     ///
     /// # Errors
-    /// Where it has code.
+    /// Where it is more than that.
     #[inline]
     pub(super) fn purse(&self, id: Id) -> Result<Option<Purse>, ()> {
         purse_of(&self.cache.accounts.own(id))
     }
 
-    /// Sets nonce and balance of an account that exists.
+    /// Sets nonce and balance of an account that is a purse.
     #[inline]
     pub(super) fn set_purse(&mut self, id: Id, purse: &Purse) {
         let mut entry = self.cache.accounts.entry(id);
         self.changes.note(id, &mut entry);
         entry.write(PURSE_AT, &purse_words(purse));
+    }
+
+    /// Sets nonce and balance of an account that exists.
+    #[inline]
+    pub(super) fn set_nonce_and_balance(&mut self, id: Id, nonce: u64, balance: &U256) {
+        let mut entry = self.cache.accounts.entry(id);
+        self.changes.note(id, &mut entry);
+        let [a, b, c, d] = *balance.as_limbs();
+        entry.write(PURSE_AT, &[nonce, a, b, c, d]);
     }
 
     /// Sets an account; its storage stays.
@@ -275,7 +282,7 @@ impl Store {
         let hot = self.hot(id);
         let mut entry = self.cache.accounts.entry(id);
         let at = self.changes.note(id, &mut entry);
-        self.changes.accounts[at].wiped |= hot.account.is_some();
+        self.changes.accounts[at].1.wiped |= hot.account.is_some();
         let incarnation = hot.incarnation + 1;
         entry.write(0, &account_value(&Hot { incarnation, ..hot }));
     }
@@ -304,13 +311,13 @@ impl Store {
 
     /// Which write an account stands at.
     #[inline]
-    pub(super) fn account_version(&self, id: Id) -> u64 {
+    pub(super) fn account_version(&self, id: Id) -> Version {
         self.cache.accounts.reader().version(id)
     }
 
     /// Which write a slot stands at.
     #[inline]
-    pub(super) fn slot_version(&self, id: Id) -> u64 {
+    pub(super) fn slot_version(&self, id: Id) -> Version {
         self.cache.slots.reader().version(id)
     }
 
@@ -373,7 +380,7 @@ impl Store {
         if entry.mark() != epoch {
             entry.set_mark(epoch);
             let at = changes.note(of, &mut cache.accounts.entry(of));
-            changes.accounts[at].slots += 1;
+            changes.records[at].1 += 1;
             let of = u32::try_from(at).unwrap_or(u32::MAX);
             changes.slots.push(SlotChange { of, id, before });
         }
@@ -433,55 +440,77 @@ impl Store {
 
     /// What changed since the last call: exactly the accounts, slots and codes that differ.
     pub fn take_diff(&mut self) -> Diff {
-        let mut diff = Diff::default();
         let Self { cache, changes, codes, .. } = self;
-        diff.accounts.reserve(changes.accounts.len());
         if !changes.slots.is_sorted_by_key(|slot| slot.of) {
             // Stable or not: of a slot that changed twice there is only one entry anyway.
             changes.slots.sort_unstable_by_key(|slot| slot.of);
         }
+        // The next diff will most likely be as long.
+        let room = Vec::with_capacity(changes.accounts.len());
+        let mut accounts = std::mem::replace(&mut changes.accounts, room);
+        let (mut same, mut fresh) = (Vec::new(), Map::default());
         let mut next_slot = 0;
-        for (at, change) in changes.accounts.iter().enumerate() {
-            if let Some(far) = changes.accounts.get(at + RECORDS_AHEAD) {
-                cache.accounts.reader().bring(far.id);
+        for (at, ((_, change), (id, slots))) in
+            accounts.iter_mut().zip(&changes.records).enumerate()
+        {
+            if let Some((far, _)) = changes.records.get(at + RECORDS_AHEAD) {
+                cache.accounts.reader().bring(*far);
             }
-            let Hot { account, incarnation } = hot_of(&cache.accounts.own(change.id));
-            let wiped = change.wiped && change.before.is_some();
-            let slots = change.slots as usize;
-            let mut storage = Slots::with_capacity(slots);
+            let Hot { account, incarnation } = hot_of(&cache.accounts.own(*id));
+            change.wiped &= change.account.is_some();
+            let slots = *slots as usize;
+            if slots > 0 {
+                change.storage = Slots::with_capacity(slots);
+            }
             for at in next_slot..next_slot + slots {
                 if let Some(far) = changes.slots.get(at + RECORDS_AHEAD) {
                     cache.slots.reader().bring(far.id);
                 }
                 let slot = &changes.slots[at];
                 let key = cache.slots.reader().key(slot.id);
-                let before = if wiped { U256::ZERO } else { slot.before };
+                let before = if change.wiped { U256::ZERO } else { slot.before };
                 let now = U256::from_limbs(cache.slots.own(slot.id));
                 if incarnation_of(&key) == incarnation && before != now {
-                    storage.insert(slot_of(&key), now);
+                    change.storage.push(slot_of(&key), now);
                 }
             }
             next_slot += slots;
-            if account == change.before && !wiped && storage.is_empty() {
+            if change.account == account && !change.wiped && change.storage.is_empty() {
+                same.push(at);
                 continue;
             }
+            change.account = account;
             if let Some(account) = account
                 && let Some(code) = codes.fresh.get(&code_key(account.code_hash))
             {
-                diff.codes.insert(account.code_hash, code.original_bytes());
+                fresh.insert(account.code_hash, code.original_bytes());
             }
-            let address = address_of(&cache.accounts.reader().key(change.id));
-            diff.accounts.insert(address, AccountDiff { account, wiped, storage });
         }
-        changes.accounts.clear();
+        leave_out(&mut accounts, &same);
+        if accounts.len() < accounts.capacity() / 2 {
+            accounts.shrink_to_fit();
+        }
+        changes.records.clear();
         changes.slots.clear();
         codes.settle(self.limits.code_bytes_max);
         // Where epochs begin anew, no old mark may remain.
         let begins_anew = changes.epoch == u32::MAX;
         changes.epoch = if begins_anew { 1 } else { changes.epoch + 1 };
         cache.forget(if begins_anew { 0 } else { self.limits.entries_max / 2 });
-        diff
+        Diff { accounts: Listed::of_unique(accounts), codes: fresh }
     }
+}
+
+/// Removes what stands at these places, which are in order.
+fn leave_out<T>(list: &mut Vec<T>, places: &[usize]) {
+    if places.is_empty() {
+        return;
+    }
+    let (mut at, mut places) = (0, places.iter().peekable());
+    list.retain(|_| {
+        at += 1;
+        places.next_if_eq(&&(at - 1)).is_none()
+    });
 }
 
 /// The account that a transaction leaves: none where it destroyed it, or left it empty (EIP-161).

@@ -13,7 +13,7 @@ use std::{
     hint,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering, fence},
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
     },
 };
 
@@ -29,11 +29,13 @@ const HASH_BITS: u64 = !0 << 32;
 /// A record's number in its table.
 pub(super) type Id = u32;
 
+/// Changes with each write of a record; begins anew after 2^31 of them, which no cut has.
+pub(super) type Version = u32;
+
 /// What one look at a record found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Seen<const V: usize> {
-    /// It changes with each write.
-    pub(super) version: u64,
+    pub(super) version: Version,
     pub(super) value: [u64; V],
 }
 
@@ -41,7 +43,7 @@ pub(super) struct Seen<const V: usize> {
 /// core: version, mark, and the first six words of the value.
 #[repr(C, align(128))]
 struct Record<const K: usize, const V: usize> {
-    version: AtomicU64,
+    version: AtomicU32,
     /// The writer's own note.
     mark: AtomicU64,
     value: [AtomicU64; V],
@@ -191,8 +193,7 @@ impl<const K: usize, const V: usize> Reader<K, V> {
     /// The key of a record.
     #[inline]
     pub(super) fn key(&self, id: Id) -> [u64; K] {
-        let record = self.record(id);
-        array::from_fn(|at| record.key[at].load(Ordering::Relaxed))
+        key(self.record(id))
     }
 
     /// What a record holds, all of it from one moment.
@@ -212,7 +213,7 @@ impl<const K: usize, const V: usize> Reader<K, V> {
 
     /// The version of a record: unchanged, and so is what was read.
     #[inline]
-    pub(super) fn version(&self, id: Id) -> u64 {
+    pub(super) fn version(&self, id: Id) -> Version {
         self.record(id).version.load(Ordering::Acquire)
     }
 }
@@ -281,16 +282,22 @@ impl<const K: usize, const V: usize> Entry<'_, K, V> {
         words(self.0)
     }
 
+    /// Its key.
+    #[inline]
+    pub(super) fn key(&self) -> [u64; K] {
+        key(self.0)
+    }
+
     /// Overwrites the words from `at` on.
     #[inline]
     pub(super) fn write<const N: usize>(&mut self, at: usize, new: &[u64; N]) {
         let version = self.0.version.load(Ordering::Relaxed);
-        self.0.version.store(version + 1, Ordering::Relaxed);
+        self.0.version.store(version.wrapping_add(1), Ordering::Relaxed);
         fence(Ordering::Release);
         for (word, new) in self.0.value[at..at + N].iter().zip(new) {
             word.store(*new, Ordering::Relaxed);
         }
-        self.0.version.store(version + 2, Ordering::Release);
+        self.0.version.store(version.wrapping_add(2), Ordering::Release);
     }
 
     /// The writer's note; zero at first.
@@ -311,9 +318,14 @@ fn words<const K: usize, const V: usize>(record: &Record<K, V>) -> [u64; V] {
     array::from_fn(|at| record.value[at].load(Ordering::Relaxed))
 }
 
+#[inline]
+fn key<const K: usize, const V: usize>(record: &Record<K, V>) -> [u64; K] {
+    array::from_fn(|at| record.key[at].load(Ordering::Relaxed))
+}
+
 fn records<const K: usize, const V: usize>(count: usize) -> Box<[Record<K, V>]> {
     let blank = |_| Record {
-        version: AtomicU64::new(0),
+        version: AtomicU32::new(0),
         mark: AtomicU64::new(0),
         value: array::from_fn(|_| AtomicU64::new(0)),
         key: array::from_fn(|_| AtomicU64::new(0)),

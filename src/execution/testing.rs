@@ -38,7 +38,7 @@ impl MemoryView {
     }
 
     pub(super) fn apply(&mut self, diff: &Diff) {
-        for (address, change) in &diff.accounts {
+        for (address, change) in diff.accounts.iter() {
             match change.account {
                 Some(account) => drop(self.accounts.insert(*address, account)),
                 None => drop(self.accounts.remove(address)),

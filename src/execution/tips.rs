@@ -19,8 +19,10 @@ struct Held {
     id: Id,
     /// As it is stored.
     stored: Hot,
-    /// What it holds.
-    balance: U256,
+    /// What is to be added to it.
+    due: u128,
+    /// Whatever is due can be added.
+    takes: bool,
 }
 
 impl Tips {
@@ -48,14 +50,11 @@ impl Tips {
     /// # Errors
     /// Where the view cannot be read.
     #[inline]
-    pub(super) fn add(&mut self, store: &mut Store, tip: U256) -> Result<bool, ReadError> {
+    pub(super) fn add(&mut self, store: &mut Store, tip: u128) -> Result<bool, ReadError> {
         let held = self.hold(store)?;
-        // EIP-161 would remove an empty account that is touched.
-        let is_empty =
-            held.balance.is_zero() && held.stored.account.is_some_and(|it| it.is_empty());
-        match held.balance.checked_add(tip) {
-            Some(balance) if !is_empty => {
-                held.balance = balance;
+        match held.due.checked_add(tip) {
+            Some(due) if held.takes => {
+                held.due = due;
                 Ok(true)
             }
             _ => Ok(false),
@@ -65,9 +64,10 @@ impl Tips {
     /// Writes them: from here on others may look at the account, and change it.
     #[inline]
     pub(super) fn settle(&mut self, store: &mut Store) {
-        let Some(Held { id, stored, balance }) = self.held.take() else { return };
-        let account = stored.account.unwrap_or_default();
-        if account.balance != balance {
+        let Some(Held { id, stored, due, .. }) = self.held.take() else { return };
+        if due > 0 {
+            let account = stored.account.unwrap_or_default();
+            let balance = account.balance + U256::from(due);
             store.change_account(id, &stored, Some(Account { balance, ..account }));
         }
     }
@@ -77,8 +77,10 @@ impl Tips {
         if self.held.is_none() {
             let id = store.account_id(self.recipient)?;
             let stored = store.hot(id);
-            let balance = stored.account.unwrap_or_default().balance;
-            self.held = Some(Held { id, stored, balance });
+            // EIP-161 would remove an empty account that is touched.
+            let takes =
+                stored.account.is_none_or(|it| !it.is_empty() && !it.balance.bit(U256::BITS - 1));
+            self.held = Some(Held { id, stored, due: 0, takes });
         }
         match &mut self.held {
             Some(held) => Ok(held),

@@ -36,7 +36,7 @@ pub(super) struct Plain {
     /// Wei per gas that are paid at most, and that the fee recipient gets at most.
     fee_cap: u128,
     tip_cap: u128,
-    value: U256,
+    value: u128,
 }
 
 impl Plain {
@@ -44,13 +44,11 @@ impl Plain {
     #[inline]
     pub(super) fn of(transaction: &RecoveredTransaction, chain_id: u64) -> Option<Self> {
         let is_bare = |input: &Bytes, listed: usize| input.is_empty() && listed == 0;
-        let read = |nonce, gas_limit, (fee_cap, tip_cap), value| Self {
-            to: Address::ZERO,
-            nonce,
-            gas_limit,
-            fee_cap,
-            tip_cap,
-            value,
+        let read = |nonce, gas_limit, (fee_cap, tip_cap), value: U256| {
+            let [low, high, more @ ..] = *value.as_limbs();
+            let value = u128::from(high) << 64 | u128::from(low);
+            let to = Address::ZERO;
+            (more == [0; 2]).then_some(Self { to, nonce, gas_limit, fee_cap, tip_cap, value })
         };
         let (chain, to, is_bare, plain) = match &transaction.envelope {
             TxEnvelope::Legacy(signed) => {
@@ -71,7 +69,7 @@ impl Plain {
             }
             _ => return None,
         };
-        let TxKind::Call(to) = *to else { return None };
+        let (TxKind::Call(to), Some(plain)) = (*to, plain) else { return None };
         let is_plain = is_bare
             && plain.tip_cap <= plain.fee_cap
             && chain.is_none_or(|id| id == chain_id)
@@ -80,10 +78,9 @@ impl Plain {
         is_plain.then_some(Self { to, ..plain })
     }
 
-    /// Wei that the sender must hold; `None` where the EVM refuses them for their size.
-    fn cost(&self) -> Option<U256> {
-        let fee = u128::from(self.gas_limit).checked_mul(self.fee_cap)?;
-        U256::from(fee).checked_add(self.value)
+    /// Wei that the sender must hold; `None` where no purse does.
+    fn cost(&self) -> Option<u128> {
+        u128::from(self.gas_limit).checked_mul(self.fee_cap)?.checked_add(self.value)
     }
 }
 
@@ -111,40 +108,41 @@ pub(super) fn transfer(
     };
     let is_next = sender.nonce == plain.nonce && sender.nonce < u64::MAX;
     // EIP-161 would remove an empty account that is touched.
-    let is_empty = recipient.is_some_and(|it| it.nonce == 0 && it.balance.is_zero());
+    let is_empty = recipient.is_some_and(|it| it.nonce == 0 && it.balance == 0);
     if !is_next || is_empty || plain.cost().is_none_or(|cost| cost > sender.balance) {
         return Ok(None);
     }
     let value = plain.value;
-    // Gas and price have 64 and 128 bits, and the fee at most 128: `cost` passed.
+    // No more than the cost, which the sender holds.
     let gas = u128::from(TRANSFER_GAS);
-    let fee = U256::from(gas * (tip + u128::from(base_fee)));
-    let tip = U256::from(gas * tip);
-    let paid = |wei| Purse { nonce: sender.nonce + 1, balance: sender.balance.wrapping_sub(wei) };
+    let fee = gas * (tip + u128::from(base_fee));
+    let tip = gas * tip;
+    let paid = |wei| Purse { nonce: sender.nonce + 1, balance: sender.balance - wei };
     if are_tips_apart {
-        let received = recipient.map_or(U256::ZERO, |it| it.balance).checked_add(value);
+        let received = recipient.map_or(0, |it| it.balance).checked_add(value);
         let Some(received) = received else { return Ok(None) };
         if !tips.add(store, tip)? {
             return Ok(None);
         }
         match recipient {
             _ if from_id == to_id => store.set_purse(from_id, &paid(fee)),
-            _ if value.is_zero() => store.set_purse(from_id, &paid(fee)),
+            _ if value == 0 => store.set_purse(from_id, &paid(fee)),
             Some(Purse { nonce, .. }) => {
-                store.set_purse(from_id, &paid(fee.wrapping_add(value)));
+                store.set_purse(from_id, &paid(fee + value));
                 store.set_purse(to_id, &Purse { nonce, balance: received });
             }
             None => {
-                store.set_purse(from_id, &paid(fee.wrapping_add(value)));
-                let new = Account { balance: received, ..Account::default() };
+                store.set_purse(from_id, &paid(fee + value));
+                let new = Account { balance: U256::from(received), ..Account::default() };
                 store.set_account(to_id, Some(new));
             }
         }
     } else {
-        let Purse { nonce, balance } = paid(fee.wrapping_add(value));
+        let Purse { nonce, balance } = paid(fee + value);
         let mut ledger = Ledger::default();
-        ledger.set(from_id, Account { nonce, balance, ..Account::default() });
-        if !ledger.credit(store, to_id, value) || !ledger.credit(store, fees_id, tip) {
+        ledger.set(from_id, Account { nonce, balance: U256::from(balance), ..Account::default() });
+        let credits = [(to_id, value), (fees_id, tip)];
+        if !credits.into_iter().all(|(to, wei)| ledger.credit(store, to, U256::from(wei))) {
             return Ok(None);
         }
         for (id, account) in ledger.0.into_iter().flatten() {

@@ -89,11 +89,11 @@ pub(super) fn hot_of(value: &[u64; 10]) -> Hot {
     Hot { account, incarnation }
 }
 
-/// What a transfer looks at of an account without code.
+/// What a transfer looks at of an account without code whose balance has at most 128 bits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Purse {
     pub(super) nonce: u64,
-    pub(super) balance: U256,
+    pub(super) balance: u128,
 }
 
 /// The place of a purse among an account's words.
@@ -102,24 +102,30 @@ pub(super) const PURSE_AT: usize = 1;
 /// An account's words as a purse: nothing where there is no account.
 ///
 /// # Errors
-/// Where the account has code.
+/// Where the account has code, or more than a purse holds.
 #[inline]
-pub(super) fn purse_of(value: &[u64; 10]) -> Result<Option<Purse>, ()> {
-    let [meta, nonce, a, b, c, d, code @ ..] = value;
-    if meta & EXISTS == 0 {
+pub(super) const fn purse_of(value: &[u64; 10]) -> Result<Option<Purse>, ()> {
+    let [meta, nonce, low, high, more @ ..] = value;
+    if *meta & EXISTS == 0 {
         return Ok(None);
     }
-    if *code != NO_CODE {
+    let mut differs = more[0] | more[1];
+    let mut at = 0;
+    while at < NO_CODE.len() {
+        differs |= more[2 + at] ^ NO_CODE[at];
+        at += 1;
+    }
+    if differs != 0 {
         return Err(());
     }
-    Ok(Some(Purse { nonce: *nonce, balance: U256::from_limbs([*a, *b, *c, *d]) }))
+    Ok(Some(Purse { nonce: *nonce, balance: (*high as u128) << 64 | *low as u128 }))
 }
 
-/// A purse as words.
+/// A purse as words; those above them are zero.
 #[inline]
-pub(super) const fn purse_words(purse: &Purse) -> [u64; 5] {
-    let [a, b, c, d] = *purse.balance.as_limbs();
-    [purse.nonce, a, b, c, d]
+#[expect(clippy::cast_possible_truncation, reason = "the halves of a number")]
+pub(super) const fn purse_words(purse: &Purse) -> [u64; 3] {
+    [purse.nonce, purse.balance as u64, (purse.balance >> 64) as u64]
 }
 
 /// `KECCAK256_EMPTY` as words.
@@ -157,7 +163,7 @@ mod tests {
         #[test]
         fn words_go_there_and_back(
             bytes in any::<[u8; 20]>(),
-            limbs in any::<[u64; 4]>(),
+            limbs in any::<[u64; 4]>().prop_filter("more than a purse", |it| it[2] | it[3] > 0),
             hash in any::<[u8; 32]>(),
             nonce in any::<u64>(),
             incarnation in 0u32..u32::MAX,
@@ -171,15 +177,18 @@ mod tests {
             let account = Account { nonce, balance: slot, code_hash: B256::from(hash) };
             let hot = Hot { account: exists.then_some(account), incarnation };
             prop_assert_eq!(hot_of(&account_value(&hot)), hot);
-            let purse = Purse { nonce, balance: slot };
-            let coded = purse_of(&account_value(&hot));
-            prop_assert_eq!(coded, if exists { Err(()) } else { Ok(None) });
+            let purse_of = |account| purse_of(&account_value(&Hot { account, incarnation }));
+            prop_assert_eq!(purse_of(None), Ok(None));
+            prop_assert_eq!(purse_of(Some(account)), Err(()));
             let account = Account { code_hash: KECCAK256_EMPTY, ..account };
+            prop_assert_eq!(purse_of(Some(account)), Err(()), "too much");
+            let balance = u128::from(limbs[1]) << 64 | u128::from(limbs[0]);
+            let account = Account { balance: U256::from(balance), ..account };
+            prop_assert_eq!(purse_of(Some(account)), Ok(Some(Purse { nonce, balance })));
             let mut words = account_value(&Hot { account: Some(account), incarnation });
-            prop_assert_eq!(purse_of(&words), Ok(Some(purse)));
-            let words_of_purse = purse_words(&Purse { nonce: !nonce, balance: !slot });
-            words[PURSE_AT..PURSE_AT + 5].copy_from_slice(&words_of_purse);
-            let account = Account { nonce: !nonce, balance: !slot, ..account };
+            let new = purse_words(&Purse { nonce: !nonce, balance: !balance });
+            words[PURSE_AT..PURSE_AT + new.len()].copy_from_slice(&new);
+            let account = Account { nonce: !nonce, balance: U256::from(!balance), ..account };
             prop_assert_eq!(hot_of(&words), Hot { account: Some(account), incarnation });
         }
     }

@@ -296,7 +296,7 @@ mod tests {
             },
             |m| {
                 let accounts = &mut Arc::make_mut(&mut m.diff).accounts;
-                accounts.entry(Address::repeat_byte(7)).or_default().wiped = true;
+                accounts.get_or_default(Address::repeat_byte(7)).wiped = true;
             },
         ];
         for (at, change) in changes.into_iter().enumerate() {

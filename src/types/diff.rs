@@ -1,6 +1,6 @@
 //! What execution changed: new values by address and slot, mergeable in order.
 
-use crate::types::map::{Hasher, Map, Ordered};
+use crate::types::{listed::Listed, map::Map};
 use alloy_primitives::{Address, B256, Bytes, KECCAK256_EMPTY, U256};
 use std::{
     ops::{Deref, DerefMut},
@@ -44,15 +44,15 @@ pub struct AccountDiff {
 
 /// Changed slots. Most accounts have none, and then this is one word.
 #[derive(Debug, Clone, Default)]
-pub struct Slots(Option<Box<Ordered<U256, U256>>>);
+pub struct Slots(Option<Box<Listed<U256, U256>>>);
 
-static NO_SLOTS: LazyLock<Ordered<U256, U256>> = LazyLock::new(Ordered::default);
+static NO_SLOTS: LazyLock<Listed<U256, U256>> = LazyLock::new(Listed::default);
 
 /// All changes of a span of execution (transaction, mini-block, block), newest values only.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Diff {
     /// Touched accounts.
-    pub accounts: Ordered<Address, AccountDiff>,
+    pub accounts: Listed<Address, AccountDiff>,
     /// Code that came into being, by its hash.
     pub codes: Map<B256, Bytes>,
 }
@@ -72,7 +72,7 @@ impl Diff {
     /// Puts `newer` over this diff.
     pub fn merge(&mut self, newer: &Self) {
         self.accounts.reserve(newer.accounts.len());
-        for (address, change) in &newer.accounts {
+        for (address, change) in newer.accounts.iter() {
             self.merge_account(*address, change);
         }
         self.codes.extend(newer.codes.iter().map(|(hash, code)| (*hash, code.clone())));
@@ -80,7 +80,7 @@ impl Diff {
 
     /// Puts one account's newer change over this diff.
     pub fn merge_account(&mut self, address: Address, newer: &AccountDiff) {
-        let entry = self.accounts.entry(address).or_default();
+        let entry = self.accounts.get_or_default(address);
         entry.account = newer.account;
         if newer.wiped {
             entry.wiped = true;
@@ -109,13 +109,12 @@ impl Diff {
 impl Slots {
     /// Room for so many.
     pub fn with_capacity(slots: usize) -> Self {
-        let room = || Box::new(Ordered::with_capacity_and_hasher(slots, Hasher::default()));
-        Self((slots > 0).then(room))
+        Self((slots > 0).then(|| Box::new(Listed::with_capacity(slots))))
     }
 }
 
 impl Deref for Slots {
-    type Target = Ordered<U256, U256>;
+    type Target = Listed<U256, U256>;
 
     fn deref(&self) -> &Self::Target {
         self.0.as_deref().unwrap_or_else(|| &NO_SLOTS)
@@ -138,7 +137,7 @@ impl Eq for Slots {}
 
 impl FromIterator<(U256, U256)> for Slots {
     fn from_iter<T: IntoIterator<Item = (U256, U256)>>(slots: T) -> Self {
-        let slots: Ordered<_, _> = slots.into_iter().collect();
+        let slots: Listed<_, _> = slots.into_iter().collect();
         Self((!slots.is_empty()).then(|| Box::new(slots)))
     }
 }

@@ -9,6 +9,3 @@ pub type Hasher = foldhash::fast::FixedState;
 pub type Map<K, V> = std::collections::HashMap<K, V, Hasher>;
 /// A hash set with the fixed hasher.
 pub type Set<K> = std::collections::HashSet<K, Hasher>;
-/// A map that keeps its entries in the order of their insertion, one beside the other: quick to
-/// fill and to go through, where nothing is removed.
-pub type Ordered<K, V> = indexmap::IndexMap<K, V, Hasher>;

@@ -6,6 +6,7 @@
 pub mod ids;
 pub mod limits;
 pub mod map;
+pub mod listed;
 
 pub mod transaction;
 pub mod receipt;

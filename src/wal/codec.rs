@@ -12,7 +12,8 @@ use crate::types::{
     diff::{Account, AccountDiff, Diff, Slots},
     flow::Event,
     ids::BlockNumber,
-    map::{Map, Ordered},
+    listed::Listed,
+    map::Map,
     mini_block::{BlockEnvironment, MiniBlock},
     receipt::Receipt,
     transaction::RecoveredTransaction,
@@ -332,8 +333,7 @@ fn put_account(out: &mut AlignedBuffer, change: &AccountDiff) {
 
 fn diff(reader: &mut Reader<'_>) -> Result<Diff, DecodeError> {
     let count = reader.count("accounts", ACCOUNT_BYTES_MIN)?;
-    let mut accounts =
-        Ordered::with_capacity_and_hasher(count.min(RESERVED_MAX), Default::default());
+    let mut accounts = Listed::with_capacity(count.min(RESERVED_MAX));
     let mut before: Option<Address> = None;
     for _ in 0..count {
         let address = reader.address("an address")?;
@@ -341,7 +341,7 @@ fn diff(reader: &mut Reader<'_>) -> Result<Diff, DecodeError> {
             return Err(reader.refuse("an account out of order", accounts.len()));
         }
         before = Some(address);
-        accounts.insert(address, account_diff(reader)?);
+        accounts.push(address, account_diff(reader)?);
     }
     let count = reader.count("codes", CODE_BYTES_MIN)?;
     let mut codes = Map::with_capacity_and_hasher(count.min(RESERVED_MAX), Default::default());
@@ -384,7 +384,7 @@ fn account_diff(reader: &mut Reader<'_>) -> Result<AccountDiff, DecodeError> {
             return Err(reader.refuse("a slot out of order", storage.len()));
         }
         before = Some(slot);
-        storage.insert(slot, reader.u256("a slot's value")?);
+        storage.push(slot, reader.u256("a slot's value")?);
     }
     Ok(AccountDiff { account, wiped: flags & ACCOUNT_WIPED != 0, storage })
 }

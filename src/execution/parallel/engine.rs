@@ -2,7 +2,6 @@
 
 use crate::execution::{
     block::OpenBlock,
-    call::function,
     evm::{EngineError, Evm, Executed, TransactError},
     parallel::{
         lane::{COMMITTER, FREE, Lane, Work},
@@ -24,7 +23,7 @@ use crate::types::{
     transaction::{RecoveredTransaction, SharedTransaction},
 };
 use alloy_consensus::Transaction as _;
-use alloy_primitives::{Address, U256};
+use alloy_primitives::Address;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::sync::{
     Arc,
@@ -353,18 +352,32 @@ impl Crew<'_> {
             self.is_planned = true;
             self.run = self.begin(evm, at);
         }
-        let place = self.run.as_mut().and_then(|run| {
-            run.next += self.plan.positions[run.next..].iter().take_while(|it| **it < at).count();
-            let place = (self.plan.positions.get(run.next) == Some(&at)).then_some(run.next)?;
-            Some((Arc::clone(&run.work), place))
-        });
-        let Some((work, place)) = place else {
+        let Some(mut run) = self.run.take() else {
             self.counts.in_place += 1;
             return in_place(evm, &mut self.tips, transaction);
         };
+        let done = self.planned(evm, at, (block, transaction), &mut run);
+        self.run = Some(run);
+        done
+    }
+
+    /// Executes one transaction of a cut that was planned.
+    fn planned(
+        &mut self,
+        evm: &mut Evm,
+        at: usize,
+        (block, transaction): (&BlockEnvironment, &RecoveredTransaction),
+        run: &mut Run,
+    ) -> Result<Executed, TransactError> {
+        run.next += self.plan.positions[run.next..].iter().take_while(|it| **it < at).count();
+        let (work, place) = (&*run.work, run.next);
+        if self.plan.positions.get(place) != Some(&at) {
+            self.counts.in_place += 1;
+            return in_place(evm, &mut self.tips, transaction);
+        }
         self.paced.point();
         let (mut conflicted, mut was_ahead) = (false, false);
-        let taken = match self.ahead(&work, place) {
+        let taken = match self.ahead(work, place) {
             Some((port, at)) => {
                 let batch = &mut self.lanes[port].taking.0;
                 batch.bring(evm.store(), at + 1);
@@ -393,13 +406,21 @@ impl Crew<'_> {
                 in_place(evm, &mut self.tips, transaction)
             }
         };
-        self.weigh(&work, (conflicted, was_ahead));
+        match (conflicted, was_ahead) {
+            (true, _) => run.failures += 1,
+            (false, true) => run.failures = 0,
+            (false, false) => {}
+        }
+        // Nothing that the lanes do can be taken over: they are sent home.
+        if run.failures >= FAILURES_MAX {
+            work.closed.store(true, Ordering::Release);
+        }
         // Every lane looks at it: not each time anew.
         if (place + 1).is_multiple_of(TOLD_EVERY) {
-            tell_committed(&work, place + 1);
+            tell_committed(work, place + 1);
         }
         if let Ok(executed) = &done {
-            self.hints.learn(function(transaction), executed.gas_used, conflicted);
+            self.hints.learn(self.plan.hints[place], executed.gas_used, conflicted);
         }
         done
     }
@@ -407,21 +428,12 @@ impl Crew<'_> {
     /// The committing thread is to execute it, in the EVM.
     fn is_in_place(&self, at: usize, transaction: &RecoveredTransaction) -> bool {
         let is_call = !transaction.envelope.input().is_empty();
-        let planned = || self.plan.positions.binary_search(&at).map(|place| self.plan.lanes[place]);
-        is_call && (self.run.is_none() || planned() == Ok(0))
-    }
-
-    /// Sends the lanes home where nothing that they do can be taken over.
-    fn weigh(&mut self, work: &Work, (conflicted, was_ahead): (bool, bool)) {
-        let Some(run) = &mut self.run else { return };
-        match (conflicted, was_ahead) {
-            (true, _) => run.failures += 1,
-            (false, true) => run.failures = 0,
-            (false, false) => {}
-        }
-        if run.failures >= FAILURES_MAX {
-            work.closed.store(true, Ordering::Release);
-        }
+        let is_planned = |run: &Run| {
+            let near = run.next..self.plan.positions.len().min(run.next + 2 * CALLS_AHEAD);
+            near.into_iter()
+                .any(|place| self.plan.positions[place] == at && self.plan.lanes[place] == 0)
+        };
+        is_call && self.run.as_ref().is_none_or(is_planned)
     }
 
     /// What a lane has done of a transaction that it claimed, waited for; `None` where no lane
@@ -540,7 +552,8 @@ fn take_over(
     }
     let tip = transaction.effective_tip(base_fee).unwrap_or_default();
     let tip = if planted(Fault::TipDropped) { 0 } else { tip };
-    if !tips.add(store, U256::from(tip) * U256::from(executed.gas_used))? {
+    let tip = tip.checked_mul(u128::from(executed.gas_used));
+    if !tip.map_or(Ok(false), |tip| tips.add(store, tip))? {
         return Ok(Taken::Abandoned);
     }
     batch.apply(store, at)?;

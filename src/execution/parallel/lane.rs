@@ -5,7 +5,9 @@ use crate::execution::{
     evm::{Evm, Executed, Rules, tx_env},
     parallel::{
         pace::Paced,
-        speculation::{AccountWrite, Batch, SlotRead, SlotWrite, Source, Speculation, WEI_MAX},
+        speculation::{
+            AccountWrite, Batch, Becomes, Other, SlotRead, SlotWrite, Source, Speculation, WEI_MAX,
+        },
         view::View,
         watch::watch,
     },
@@ -13,8 +15,11 @@ use crate::execution::{
     preimages::{Remembers as _, foresee, remember},
     store::{ReadError, outcome_of},
 };
-use crate::types::transaction::{RecoveredTransaction, SharedTransaction};
-use alloy_primitives::{Address, KECCAK256_EMPTY, U256};
+use crate::types::{
+    diff::Account,
+    transaction::{RecoveredTransaction, SharedTransaction},
+};
+use alloy_primitives::{Address, B256, KECCAK256_EMPTY, U256};
 use crossbeam_channel::{Receiver, Sender};
 use revm::{
     context::BlockEnv,
@@ -23,7 +28,7 @@ use revm::{
         result::{EVMError, HaltReason},
     },
     handler::{FrameResult, Handler, MainnetContext, MainnetEvm},
-    state::{Account, EvmState},
+    state::{Account as EvmAccount, EvmState},
 };
 use std::sync::{
     Arc,
@@ -253,7 +258,7 @@ fn note_writes(
     state: &mut EvmState,
     (sender, fee_recipient): (Address, Address),
 ) -> bool {
-    if state.get(&fee_recipient).is_some_and(Account::is_touched) {
+    if state.get(&fee_recipient).is_some_and(EvmAccount::is_touched) {
         return false;
     }
     let (batch, begins) = (&mut *view.batch, view.begins);
@@ -265,6 +270,7 @@ fn note_writes(
         let read = begins.accounts + read;
         let (after, created) = (outcome_of(&account), account.is_created());
         let seen = batch.accounts[read].hot.account;
+        let (had, has) = (code_of(seen), code_of(after));
         let slots_begin = batch.slot_writes.len();
         if after.is_some() {
             let changed = account.storage.iter().filter(|(_, slot)| slot.is_changed());
@@ -277,14 +283,26 @@ fn note_writes(
         if after == seen && !created && slots_begin == slots_end {
             continue;
         }
-        let had = seen.map_or(KECCAK256_EMPTY, |account| account.code_hash);
-        let has = after.map_or(KECCAK256_EMPTY, |account| account.code_hash);
-        let code = if has == had { None } else { account.info.code };
+        let becomes = match after {
+            after if after == seen && !created => Becomes::Same,
+            Some(Account { nonce, balance, .. }) if seen.is_some() && has == had && !created => {
+                Becomes::Paid { nonce, balance }
+            }
+            after => {
+                let code = account.info.code.filter(|_| has != had);
+                Becomes::Other(Box::new(Other { created, after, code }))
+            }
+        };
         let (read, slots_end) = (number(read), number(slots_end));
-        batch.account_writes.push(AccountWrite { read, after, created, code, slots_end });
+        batch.account_writes.push(AccountWrite { read, slots_end, becomes });
     }
     free_balances(view, sender);
     true
+}
+
+/// The hash of an account's code.
+fn code_of(account: Option<Account>) -> B256 {
+    account.map_or(KECCAK256_EMPTY, |account| account.code_hash)
 }
 
 /// The place of a slot among the reads, where it is put if it was not read.
@@ -313,11 +331,12 @@ fn free_balances(view: &mut View, sender: Address) {
     }
     for write in &batch.account_writes[begins.account_writes..] {
         let read = &mut batch.accounts[write.read as usize];
-        let stays = write.after.zip(read.hot.account).is_some_and(|(after, before)| {
+        let after = write.becomes.after(&read.hot);
+        let stays = after.zip(read.hot.account).is_some_and(|(after, before)| {
             let falls = after.balance < before.balance && read.address != sender;
             after.code_hash == before.code_hash && after.balance < WEI_MAX && !falls
         });
-        read.any_balance &= stays && !write.created;
+        read.any_balance &= stays && !write.becomes.is_created();
     }
     view.batch = batch;
 }

@@ -18,7 +18,7 @@ use alloy_consensus::Transaction as _;
 use alloy_primitives::Address;
 use std::hash::{BuildHasher as _, Hasher as _};
 
-/// Functions that are remembered; with more, all are forgotten.
+/// Functions that are remembered; with more, all are forgotten before the next plan.
 const KNOWN_MAX: usize = 8_192;
 /// Gas of a call that was never seen, where it allows more.
 const GAS_GUESS: u64 = 60_000;
@@ -36,7 +36,9 @@ const GAS_WORTH_WAKING: u64 = 200_000;
 /// What earlier runs say of functions.
 #[derive(Default)]
 pub(super) struct Hints {
-    known: Map<Function, Hint>,
+    known: Vec<Hint>,
+    /// Where among them each function's stands.
+    places: Map<Function, u32>,
     /// Counts the cuts that were planned.
     cut: u64,
 }
@@ -78,18 +80,25 @@ pub(super) struct Plan {
     pub(super) followed: Vec<bool>,
     /// Gas planned for each lane.
     loads: Vec<u64>,
+    /// The place of its function's hint.
+    pub(super) hints: Vec<u32>,
     /// The last transaction with a token, and its lane.
     last: Map<u64, (u32, u8)>,
 }
 
 impl Hints {
-    /// Notes how a call went.
-    pub(super) fn learn(&mut self, of: Function, gas_used: u64, conflicted: bool) {
-        if self.known.len() >= KNOWN_MAX && !self.known.contains_key(&of) {
-            self.known.clear();
-        }
+    /// The place of a function's hint, good until the next plan.
+    fn place(&mut self, of: Function) -> u32 {
+        *self.places.entry(of).or_insert_with(|| {
+            self.known.push(Hint::default());
+            u32::try_from(self.known.len() - 1).unwrap_or(u32::MAX)
+        })
+    }
+
+    /// Notes how a call went, of the function whose hint has that place.
+    pub(super) fn learn(&mut self, place: u32, gas_used: u64, conflicted: bool) {
         let cut = self.cut;
-        let hint = self.known.entry(of).or_default();
+        let hint = &mut self.known[place as usize];
         hint.gas = if hint.gas == 0 { gas_used } else { hint.gas - hint.gas / 8 + gas_used / 8 };
         hint.calm += 1;
         if conflicted {
@@ -123,6 +132,11 @@ impl Plan {
         lanes: usize,
     ) -> bool {
         hints.cut += 1;
+        if hints.known.len() > KNOWN_MAX {
+            hints.known.clear();
+            hints.places.clear();
+        }
+        self.hints.clear();
         self.positions.clear();
         self.lanes.clear();
         self.follows.clear();
@@ -142,10 +156,16 @@ impl Plan {
         gas >= GAS_WORTH_WAKING && self.lanes.iter().any(|lane| *lane != 0)
     }
 
-    fn add(&mut self, position: usize, transaction: &RecoveredTransaction, hints: &Hints) -> u64 {
+    fn add(
+        &mut self,
+        position: usize,
+        transaction: &RecoveredTransaction,
+        hints: &mut Hints,
+    ) -> u64 {
         let of = function(transaction);
         let to = contract(of);
-        let hint = hints.known.get(&of).copied().unwrap_or_default();
+        let hint_at = hints.place(of);
+        let hint = hints.known[hint_at as usize];
         let limit = transaction.gas_limit();
         let gas = if hint.gas == 0 { limit.min(GAS_GUESS) } else { hint.gas.min(limit) };
         let mut tokens = [0; WORDS_MAX + 2];
@@ -172,6 +192,7 @@ impl Plan {
         if lane != 0 {
             self.loads[0] += gas * TAKING_OVER / 16;
         }
+        self.hints.push(hint_at);
         self.positions.push(position);
         self.lanes.push(lane);
         // All that it depends on may matter to it, not only the last: they stand on its lane.
@@ -268,15 +289,14 @@ mod tests {
     #[test]
     fn caution_grows_with_conflicts_and_goes_with_calm() {
         let (mut plan, mut hints) = (Plan::default(), Hints::default());
-        let of = function(&call(0, 1));
         let fail = |hints: &mut Hints, times: u32| {
-            (0..times).for_each(|_| hints.learn(of, 40_000, true));
+            (0..times).for_each(|_| hints.learn(0, 40_000, true));
         };
         planned(&mut plan, &mut hints, &FAMILIES);
         fail(&mut hints, CONFLICTS_TOLERATED - 1);
-        assert_eq!(hints.known[&of].caution, Caution::None, "a few are tolerated");
+        assert_eq!(hints.known[0].caution, Caution::None, "a few are tolerated");
         fail(&mut hints, 50);
-        assert_eq!(hints.known[&of].caution, Caution::Arguments, "one step in one cut");
+        assert_eq!(hints.known[0].caution, Caution::Arguments, "one step in one cut");
         let lanes = planned(&mut plan, &mut hints, &FAMILIES);
         for at in 0..4 {
             assert_eq!(lanes[at].0, lanes[at + 4].0, "a family is on one lane: {lanes:?}");
@@ -284,13 +304,13 @@ mod tests {
             assert_eq!(lanes[at + 4].1, expected);
         }
         fail(&mut hints, CONFLICTS_TOLERATED);
-        assert_eq!(hints.known[&of].caution, Caution::Contract);
+        assert_eq!(hints.known[0].caution, Caution::Contract);
         let lanes = planned(&mut plan, &mut hints, &FAMILIES);
         assert!(lanes.iter().all(|(lane, _)| *lane == 0), "one chain is done in place: {lanes:?}");
         for _ in 0..=2 * (CALM + 1) {
-            hints.learn(of, 40_000, false);
+            hints.learn(0, 40_000, false);
         }
-        assert_eq!(hints.known[&of].caution, Caution::None);
+        assert_eq!(hints.known[0].caution, Caution::None);
     }
 
     #[test]

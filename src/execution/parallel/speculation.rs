@@ -7,7 +7,7 @@ use crate::execution::{
     parallel::planted::{Fault, planted},
     prefetch::prefetch_all,
     store::{ReadError, Store},
-    table::Id,
+    table::{Id, Version},
 };
 use crate::types::diff::Account;
 use alloy_primitives::{Address, U256};
@@ -17,7 +17,7 @@ use revm::state::Bytecode;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
     /// In the cache: the record and its version.
-    Cached(Id, u64),
+    Cached(Id, Version),
     /// Among what the lane itself would write.
     Own,
     /// Below the cache.
@@ -44,13 +44,30 @@ pub(super) struct SlotRead {
     pub(super) value: U256,
 }
 
-/// What would become of an account.
+/// What would be written to an account.
 #[derive(Debug)]
 pub(super) struct AccountWrite {
     /// Its place among the reads.
     pub(super) read: u32,
     /// Slots up to here, from where the account before ends.
     pub(super) slots_end: u32,
+    pub(super) becomes: Becomes,
+}
+
+/// What would become of an account.
+#[derive(Debug)]
+pub(super) enum Becomes {
+    /// It stays as it is: slots of it change.
+    Same,
+    /// It is there, as it was but for these.
+    Paid { nonce: u64, balance: U256 },
+    /// Anything else.
+    Other(Box<Other>),
+}
+
+/// All that may become of an account.
+#[derive(Debug)]
+pub(super) struct Other {
     pub(super) created: bool,
     pub(super) after: Option<Account>,
     /// Where it is new.
@@ -255,22 +272,29 @@ impl Batch {
                 Source::Cached(id, _) => id,
                 _ => store.account_id(self.accounts[read].address)?,
             };
-            if let (Some(after), Some(code)) = (&write.after, &write.code)
-                && !planted(Fault::CodeDropped)
-            {
-                store.keep_fresh_code(id, after, code);
-            }
-            let created = write.created && !planted(Fault::VoidDropped);
             let is_shifted = self.shifted.contains(&write.read);
-            let after = match write.after {
-                after if is_shifted => moved(after, &self.accounts[read].hot, &store.hot(id)),
-                after => after,
-            };
-            store.leave_account(id, after, created);
+            match &write.becomes {
+                Becomes::Same => {}
+                Becomes::Paid { nonce, balance } if !is_shifted => {
+                    store.set_nonce_and_balance(id, *nonce, balance);
+                }
+                other => {
+                    let seen = &self.accounts[read].hot;
+                    let after = other.after(seen);
+                    let after = if is_shifted { moved(after, seen, &store.hot(id)) } else { after };
+                    if let (Some(after), Some(code)) = (&after, other.code())
+                        && !planted(Fault::CodeDropped)
+                    {
+                        store.keep_fresh_code(id, after, code);
+                    }
+                    let created = other.is_created() && !planted(Fault::VoidDropped);
+                    store.leave_account(id, after, created);
+                }
+            }
             let slots_end = write.slots_end as usize;
             for slot in &self.slot_writes[slots_done..slots_end] {
                 let slot_id = match self.slot_sources[slot.read as usize] {
-                    Source::Cached(id, _) if !write.created => id,
+                    Source::Cached(id, _) if !write.becomes.is_created() => id,
                     _ => {
                         let SlotRead { address, slot, .. } = self.slots[slot.read as usize];
                         store.slot_id(address, store.hot(id).incarnation, &slot)?
@@ -281,6 +305,33 @@ impl Batch {
             slots_done = slots_end;
         }
         Ok(())
+    }
+}
+
+impl Becomes {
+    /// The account then, which is `seen` before.
+    pub(super) fn after(&self, seen: &Hot) -> Option<Account> {
+        match self {
+            Self::Same => seen.account,
+            Self::Paid { nonce, balance } => {
+                let seen = seen.account.unwrap_or_default();
+                Some(Account { nonce: *nonce, balance: *balance, ..seen })
+            }
+            Self::Other(other) => other.after,
+        }
+    }
+
+    /// It is created, again or for the first time.
+    pub(super) fn is_created(&self) -> bool {
+        matches!(self, Self::Other(other) if other.created)
+    }
+
+    /// Its code, where it is new.
+    pub(super) fn code(&self) -> Option<&Bytecode> {
+        match self {
+            Self::Other(other) => other.code.as_ref(),
+            _ => None,
+        }
     }
 }
 

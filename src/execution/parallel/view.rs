@@ -97,18 +97,16 @@ impl View {
         let mut slots_done = begins.slot_writes;
         for write in &batch.account_writes[begins.account_writes..] {
             let AccountRead { address, hot, .. } = batch.accounts[write.read as usize];
-            let is_void = write.created || (write.after.is_none() && hot.account.is_some());
+            let after = write.becomes.after(&hot);
+            let is_void = write.becomes.is_created() || (after.is_none() && hot.account.is_some());
             let incarnation = hot.incarnation + u32::from(is_void);
-            own.insert(
-                Key(account_key(address)),
-                (place, Hot { account: write.after, incarnation }),
-            );
+            own.insert(Key(account_key(address)), (place, Hot { account: after, incarnation }));
             for write in &batch.slot_writes[slots_done..write.slots_end as usize] {
                 let slot = &batch.slots[write.read as usize].slot;
                 own_slots.insert(Key(slot_key(address, incarnation, slot)), (place, write.value));
             }
             slots_done = write.slots_end as usize;
-            if let (Some(after), Some(code)) = (write.after, &write.code) {
+            if let (Some(after), Some(code)) = (after, write.becomes.code()) {
                 *code_bytes += code.len();
                 codes.insert(code_key(after.code_hash), code.clone());
             }
