@@ -57,6 +57,21 @@ impl Exposition {
         Self { values: BTreeMap::new(), histograms: histograms.into() }
     }
 
+    /// A histogram of durations in which each counts for as long as it took, for its bucket's lower
+    /// bound at least: a wait of a second for more than ninety of ten milliseconds.
+    #[expect(clippy::float_arithmetic, reason = "metrics are no consensus data")]
+    pub fn by_time(&self, histogram: &str) -> Self {
+        let (mut below_bound, mut below_count, mut time) = (0.0, 0.0, 0.0);
+        let buckets = self.histograms.get(histogram).into_iter().flatten();
+        let buckets = buckets.map(|(bound, count)| {
+            time += (count - below_count) * below_bound;
+            (below_bound, below_count) = (*bound, *count);
+            (*bound, time)
+        });
+        let histograms = [(histogram.to_owned(), buckets.collect())];
+        Self { values: BTreeMap::new(), histograms: histograms.into() }
+    }
+
     /// The value that a share `quantile` of a histogram's observations does not exceed, taken as
     /// evenly spread within its bucket; beyond the last bound, that bound.
     #[expect(clippy::float_arithmetic, reason = "metrics are no consensus data")]
@@ -125,6 +140,18 @@ nonsense
         assert!((0.0019..0.002).contains(&p99), "{p99}");
         assert_eq!(all.quantile("basalt_late", 0.5), Some(0.5));
         assert_eq!(all.quantile("basalt_nothing", 0.5), None);
+        let text = "a_bucket{le=\"0.01\"} 0\na_bucket{le=\"0.02\"} 990\na_bucket{le=\"1\"} 990\n\
+                    a_bucket{le=\"5\"} 998\na_bucket{le=\"+Inf\"} 998\n";
+        let stalls = Exposition::parse(text);
+        assert!(
+            stalls.quantile("a", 0.99).is_some_and(|value| value <= 0.02),
+            "eight of a thousand"
+        );
+        let by_time = stalls.by_time("a").quantile("a", 0.9);
+        assert!(
+            by_time.is_some_and(|value| value > 1.0),
+            "but nearly half of the time: {by_time:?}"
+        );
         let name = "basalt_wal_item_seconds";
         assert_eq!(all.since(&all, name).quantile(name, 0.5), None, "nothing since");
         assert_eq!(all.since(&Exposition::default(), name).quantile(name, 0.5), Some(0.001));
