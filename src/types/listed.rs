@@ -198,15 +198,18 @@ mod tests {
                     order.push(key);
                 }
                 match step {
-                    Step::Insert => prop_assert_eq!(listed.insert(key, value), map.insert(key, value)),
+                    Step::Insert => {
+                        prop_assert_eq!(listed.insert(key, value), map.insert(key, value));
+                    }
                     Step::Push if map.contains_key(&key) => {}
                     Step::Push => {
                         listed.push(key, value);
                         map.insert(key, value);
                     }
                     Step::Add => {
-                        let (one, other) = (listed.get_or_default(key), map.entry(key).or_default());
+                        let one = listed.get_or_default(key);
                         *one = one.wrapping_add(value);
+                        let other = map.entry(key).or_default();
                         *other = other.wrapping_add(value);
                     }
                     Step::Get => prop_assert_eq!(listed.get(&key), map.get(&key)),

@@ -26,10 +26,10 @@ Examples:
   basalt health-gate                       in the first boots of an update, before it is blessed
   basalt health-gate --learn               in every other boot: measures, and refuses nothing
 
-Good is: the node answers within --limit-s; in the --window-s after that, blocks are sealed; and the
-interval within which nine tenths of the time pass and the 99th percentile of the log's latency are at
-most --factor times those of the slot before, or five intervals and 50 ms where that is more. Without
-numbers of a slot before, five times these.";
+Good is: the node answers within --limit-s; in the --window-s after that, blocks are sealed; and
+the interval within which nine tenths of the time pass and the 99th percentile of the log's latency
+are at most --factor times those of the slot before, or five intervals and 50 ms where that is more.
+Without numbers of a slot before, five times these.";
 
 /// Of the time, not of the intervals: a node that stands still for most of it has few long ones and
 /// many short ones between.
