@@ -428,12 +428,12 @@ impl Crew<'_> {
     /// The committing thread is to execute it, in the EVM.
     fn is_in_place(&self, at: usize, transaction: &RecoveredTransaction) -> bool {
         let is_call = !transaction.envelope.input().is_empty();
-        let is_planned = |run: &Run| {
+        let is_ours = |run: &Run| {
             let near = run.next..self.plan.positions.len().min(run.next + 2 * CALLS_AHEAD);
             near.into_iter()
                 .any(|place| self.plan.positions[place] == at && self.plan.lanes[place] == 0)
         };
-        is_call && self.run.as_ref().is_none_or(is_planned)
+        is_call && self.run.as_ref().is_none_or(is_ours)
     }
 
     /// What a lane has done of a transaction that it claimed, waited for; `None` where no lane
