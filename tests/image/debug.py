@@ -1,6 +1,6 @@
 """The debug image lets its owner in by key, and nobody else; the release image has no login at all.
 
-Needs build/debug/basalt-debug_*.raw (make image PROFILE=debug) beside the release image.
+It comes from tests/image/images, which tests/image/run calls; the release image is compared with it.
 """
 
 import json
@@ -12,17 +12,19 @@ from pathlib import Path
 from case import CONFIG, IMAGE, OPEN, ImageCase, main, say
 from machine import TOP, Machine, tool
 
+IMAGES = TOP / "build/tests/debug"
+
 
 def debug_image() -> Path:
-    """The whole disk among what PROFILE=debug left."""
+    """The whole disk that tests/image/images left."""
     parts = (".esp.raw", ".root-x86-64")
     found = [
         path
-        for path in (TOP / "build/debug").glob("basalt-debug_*.raw")
+        for path in IMAGES.glob("basalt-debug_*.raw")
         if not any(part in path.name for part in parts)
     ]
     if len(found) != 1:
-        raise LookupError("no build/debug/basalt-debug_*.raw: run make image PROFILE=debug first")
+        raise LookupError(f"{IMAGES} has no image: run 'tests/image/images debug' first")
     return found[0]
 
 

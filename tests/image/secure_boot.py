@@ -1,6 +1,7 @@
 """A signed image under Secure Boot: only what its owner signed boots and adds arguments.
 
-Needs build/signed/ of tests/image/signed-images, and an unsigned image to compare with.
+The signed image comes from tests/image/images, which tests/image/run calls; an unsigned one is
+compared with it.
 """
 
 import json
@@ -13,7 +14,7 @@ from pathlib import Path
 from case import CONFIG, OPEN, ImageCase, main, say
 from machine import TOP, Machine, in_tools
 
-SIGNED = TOP / "build/signed"
+SIGNED = TOP / "build/tests/signed"
 KEYS = SIGNED / "keys"
 CREDENTIAL = '[rpc]\naddress = "0.0.0.0:8545"\n'
 CREDENTIAL_FILE = "loader/credentials/basalt.config.cred"
@@ -24,13 +25,13 @@ SMBIOS_CREDENTIAL = "type=11,value=io.systemd.credential:basalt.config=rpc.addre
 
 
 def signed_image() -> Path:
-    """The whole disk among what signed-images left."""
+    """The whole disk that tests/image/images left."""
     parts = (".esp.raw", ".root-x86-64")
     found = [
         path for path in SIGNED.glob("basalt_*.raw") if not any(part in path.name for part in parts)
     ]
     if len(found) != 1 or not (KEYS / "db.key").exists():
-        raise LookupError(f"{SIGNED} has no image and keys: run tests/image/signed-images first")
+        raise LookupError(f"{SIGNED} has no image and keys: run 'tests/image/images signed' first")
     return found[0]
 
 

@@ -1,15 +1,13 @@
 """Updates as an operator without a login lives them: a request on the boot partition, a mirror.
 
-The images come from tests/image/update-images, which tests/image/run calls.
+The images come from tests/image/images, which tests/image/run calls.
 """
 
 import hashlib
-import os
 import re
 import shutil
 import time
 import tomllib
-import unittest
 from pathlib import Path
 
 import case
@@ -17,15 +15,20 @@ from case import CONFIG, OPEN, ImageCase, main, say
 from machine import BOOT_S, TOP, Machine
 from mirror import Mirror
 
-IMAGES = Path(os.environ.get("UPDATE_IMAGES", TOP / "build/update"))
+IMAGES = TOP / "build/tests/update"
 OLD, NEW, BROKEN, SLOW = "0.9.1", "0.9.2", "0.9.3", "0.9.4"
 REQUEST, DONE = "loader/basalt/request.toml", "loader/basalt/request.done.toml"
 LOG = "loader/basalt/request.log"
 FORMAT = "/lib/basalt/format"
 
 
-@unittest.skipUnless((IMAGES / SLOW).exists(), "no images: run tests/image/update-images")
 class Update(ImageCase):
+    @classmethod
+    def setUpClass(cls) -> None:
+        if not (IMAGES / SLOW).exists():
+            raise LookupError(f"{IMAGES} is not whole: run 'tests/image/images update' first")
+        super().setUpClass()
+
     def mirror(self, version: str, tampered: bool = False) -> str:
         """The URL of a mirror that has one version."""
         folder = IMAGES / version
