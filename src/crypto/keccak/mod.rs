@@ -1,15 +1,13 @@
-//! Keccak-256 of many inputs at once: eight side by side where the processor has AVX-512.
+//! Keccak-256 of many inputs at once: eight side by side where the processor has AVX-512, four
+//! where it has AVX2.
 
 use alloy_primitives::{B256, keccak256};
 
 #[cfg(target_arch = "x86_64")]
-mod eight;
+mod wide;
 
-/// Inputs that the wide engine takes at once.
+/// Inputs that the widest engine takes at once.
 pub const LANES: usize = 8;
-/// Where the inputs together are so many times as long as the longest of them, eight lanes take no
-/// more time than one after the other.
-const WIDE_MIN: usize = 3;
 /// Bytes that one permutation takes in.
 const RATE_BYTES: usize = 136;
 
@@ -50,34 +48,52 @@ impl Inputs {
 pub fn keccak_batch<T: AsRef<[u8]>>(inputs: &[T], out: &mut Vec<B256>) {
     out.reserve(inputs.len());
     for chunk in inputs.chunks(LANES) {
-        if !pays(chunk) || !wide(chunk, out) {
-            out.extend(chunk.iter().map(keccak256));
+        #[cfg(target_arch = "x86_64")]
+        if side_by_side(chunk, EIGHT_MIN, wide::eight::keccak256, out) {
+            continue;
+        }
+        for part in chunk.chunks(LANES / 2) {
+            #[cfg(target_arch = "x86_64")]
+            if side_by_side(part, FOUR_MIN, wide::four::keccak256, out) {
+                continue;
+            }
+            out.extend(part.iter().map(keccak256));
         }
     }
 }
 
-/// Whether the lanes would be busy enough: with one input that is much longer than its neighbours
-/// they would not.
-fn pays<T: AsRef<[u8]>>(inputs: &[T]) -> bool {
-    let blocks = inputs.iter().map(|input| input.as_ref().len() / RATE_BYTES + 1);
-    blocks.clone().sum::<usize>() >= WIDE_MIN * blocks.max().unwrap_or(1)
-}
-
-/// Hashes up to eight inputs side by side, where the processor can.
+/// Where the inputs together are so many times as long as the longest of them, eight lanes take no
+/// more time than one after the other.
 #[cfg(target_arch = "x86_64")]
-fn wide<T: AsRef<[u8]>>(inputs: &[T], out: &mut Vec<B256>) -> bool {
-    let mut lanes: [&[u8]; LANES] = [&[]; LANES];
+const EIGHT_MIN: usize = 3;
+/// The same for four lanes.
+#[cfg(target_arch = "x86_64")]
+const FOUR_MIN: usize = 2;
+
+/// An engine for so many inputs, where the processor can.
+#[cfg(target_arch = "x86_64")]
+type Engine<const N: usize> = fn(&[&[u8]; N]) -> Option<[B256; N]>;
+
+/// Hashes up to `N` inputs by `engine` where that pays: with one input that is much longer than its
+/// neighbours, most lanes would only wait.
+#[cfg(target_arch = "x86_64")]
+fn side_by_side<T: AsRef<[u8]>, const N: usize>(
+    inputs: &[T],
+    least: usize,
+    engine: Engine<N>,
+    out: &mut Vec<B256>,
+) -> bool {
+    let blocks = inputs.iter().map(|input| input.as_ref().len() / RATE_BYTES + 1);
+    if blocks.clone().sum::<usize>() < least * blocks.max().unwrap_or(1) {
+        return false;
+    }
+    let mut lanes: [&[u8]; N] = [&[]; N];
     for (lane, input) in lanes.iter_mut().zip(inputs) {
         *lane = input.as_ref();
     }
-    let Some(hashes) = eight::keccak256(&lanes) else { return false };
+    let Some(hashes) = engine(&lanes) else { return false };
     out.extend_from_slice(&hashes[..inputs.len()]);
     true
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn wide<T: AsRef<[u8]>>(_inputs: &[T], _out: &mut Vec<B256>) -> bool {
-    false
 }
 
 #[cfg(test)]
@@ -95,15 +111,27 @@ mod tests {
         assert_eq!(out, [empty, abc]);
     }
 
+    /// Hashes each length, in every lane, with an engine for `N` inputs, where there is one.
+    fn each_length<const N: usize>(engine: impl Fn(&[&[u8]; N]) -> Option<[B256; N]>) {
+        let text: Vec<u8> = (0..700u16).map(|at| u8::try_from(at % 251).unwrap()).collect();
+        for len in 0..600 {
+            let inputs: [&[u8]; N] = std::array::from_fn(|lane| &text[lane..lane + len]);
+            let Some(hashes) = engine(&inputs) else { return };
+            assert_eq!(hashes, inputs.map(keccak256), "{len} bytes");
+        }
+    }
+
     #[test]
     fn every_length_around_the_blocks_borders_hashes_in_every_lane() {
-        let text: Vec<u8> = (0..700u16).map(|at| u8::try_from(at % 251).unwrap()).collect();
-        let mut out = Vec::new();
-        for len in 0..600 {
-            let inputs: [&[u8]; LANES] = std::array::from_fn(|lane| &text[lane..lane + len]);
-            out.clear();
-            keccak_batch(&inputs, &mut out);
-            assert_eq!(out, inputs.map(keccak256), "{len} bytes");
+        each_length::<LANES>(|inputs| {
+            let mut out = Vec::new();
+            keccak_batch(inputs, &mut out);
+            out.try_into().ok()
+        });
+        #[cfg(target_arch = "x86_64")]
+        {
+            each_length(wide::eight::keccak256);
+            each_length(wide::four::keccak256);
         }
     }
 
