@@ -265,14 +265,14 @@ impl Steps for Crew<'_> {
     }
 }
 
-/// Speculations in a row that may fail before the lanes are told to leave the rest of a cut: the
-/// committing thread waits for each, and executes it all the same.
+/// Speculations in a row that may fail and teach nothing before the lanes are told to leave the rest
+/// of a cut: the committing thread waits for each, and executes it all the same.
 const FAILURES_MAX: u32 = 12;
 
 /// A cut that lanes work on.
 struct Run {
     work: Arc<Work>,
-    /// Speculations that failed one after another.
+    /// Speculations that failed one after another and taught nothing.
     failures: u32,
     /// The next place.
     next: usize,
@@ -406,7 +406,12 @@ impl Crew<'_> {
                 in_place(evm, &mut self.tips, transaction)
             }
         };
+        let hint = self.plan.hints[place];
+        let learnt = |executed: &Executed| self.hints.learn(hint, executed.gas_used, conflicted);
+        let is_news = done.as_ref().is_ok_and(learnt);
         match (conflicted, was_ahead) {
+            // While functions are found out, one after another, the lanes stay.
+            (true, _) if is_news => {}
             (true, _) => run.failures += 1,
             (false, true) => run.failures = 0,
             (false, false) => {}
@@ -418,9 +423,6 @@ impl Crew<'_> {
         // Every lane looks at it: not each time anew.
         if (place + 1).is_multiple_of(TOLD_EVERY) {
             tell_committed(work, place + 1);
-        }
-        if let Ok(executed) = &done {
-            self.hints.learn(self.plan.hints[place], executed.gas_used, conflicted);
         }
         done
     }

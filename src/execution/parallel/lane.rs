@@ -46,8 +46,8 @@ pub(super) const NOBODY: u32 = u32::MAX;
 const BATCH_MAX: usize = 8;
 /// Places behind the committing thread's at which it will soon wait.
 const NEAR: u32 = 8;
-/// Places before the committing thread's at which a lane begins nothing: as many in small cuts as a
-/// sixteenth of them.
+/// Places before the committing thread's at which a lane begins nothing that nobody follows: as many
+/// in small cuts as a sixteenth of them.
 const LEAD_MAX: usize = 8;
 /// Gas of a transaction for whose end what is done before it may have to wait.
 const GAS_WAITED_FOR: u64 = 1_000_000;
@@ -144,8 +144,9 @@ impl Lane {
             let committed = work.committed.load(Ordering::Acquire);
             let here = u32::try_from(place).unwrap_or(u32::MAX);
             self.hand_over(evm.store(), work, Some((committed, work.transaction(place))))?;
-            // The committing thread would soon come and wait: what is near is left to it.
-            if here < committed.saturating_add(work.lead()) {
+            // The committing thread would soon come and wait: what is near is left to it, but for
+            // what others follow, which this lane could not begin without it.
+            if here < committed.saturating_add(work.lead()) && !work.followed[place] {
                 continue;
             }
             let before = work.follows[place];

@@ -316,6 +316,28 @@ fn lanes_execute_most_and_everything_else_happens_too() {
     assert!(all.aborted > 40 && all.abandoned > 20, "{all:?}");
 }
 
+/// The chains of few senders in turn: lanes must not leave the first of each to the committing
+/// thread, or they could begin none of what follows it.
+#[test]
+fn lanes_run_along_chains_from_their_first() {
+    let call = |at: usize| {
+        let (from, to, argument) = (at % SENDERS, SENDERS + 2, NOBODY);
+        let gas_limit = 60_000;
+        let it = Sketch { from, slip: false, kind: 3, to, argument, amount: 0, wei: 0, gas_limit };
+        it.signed(u64::try_from(at / SENDERS).unwrap(), 0)
+    };
+    let list: Vec<_> = (0..180).map(call).collect();
+    let mut all = Counts::default();
+    for seed in 0..8 {
+        let baton = Arc::new(Baton::new(seed, 3));
+        let counts = compare(&[&list], 2, 100_000, Some(baton)).unwrap();
+        all.ahead += counts.ahead;
+        all.in_place += counts.in_place;
+    }
+    println!("{all:?}");
+    assert!(all.ahead > all.in_place / 4, "{all:?}");
+}
+
 /// Each fault shows as a difference (or as a state that cannot be) under some seed.
 #[test]
 fn a_planted_fault_is_noticed() {

@@ -95,17 +95,19 @@ impl Hints {
         })
     }
 
-    /// Notes how a call went, of the function whose hint has that place.
-    pub(super) fn learn(&mut self, place: u32, gas_used: u64, conflicted: bool) {
+    /// Notes how a call went, of the function whose hint has that place. True where the plans to come
+    /// may still learn from it: a conflict, and this cut's have not made its caution grow before.
+    pub(super) fn learn(&mut self, place: u32, gas_used: u64, conflicted: bool) -> bool {
         let cut = self.cut;
         let hint = &mut self.known[place as usize];
         hint.gas = if hint.gas == 0 { gas_used } else { hint.gas - hint.gas / 8 + gas_used / 8 };
         hint.calm += 1;
+        let is_news = conflicted && hint.since != cut;
         if conflicted {
             hint.calm = 0;
             hint.conflicts = if hint.seen == cut { hint.conflicts + 1 } else { 1 };
             hint.seen = cut;
-            if hint.since != cut && hint.conflicts >= CONFLICTS_TOLERATED {
+            if is_news && hint.conflicts >= CONFLICTS_TOLERATED {
                 hint.since = cut;
                 hint.caution = match hint.caution {
                     Caution::None => Caution::Arguments,
@@ -119,6 +121,7 @@ impl Hints {
                 _ => Caution::None,
             };
         }
+        is_news
     }
 }
 
@@ -290,7 +293,9 @@ mod tests {
     fn caution_grows_with_conflicts_and_goes_with_calm() {
         let (mut plan, mut hints) = (Plan::default(), Hints::default());
         let fail = |hints: &mut Hints, times: u32| {
-            (0..times).for_each(|_| hints.learn(0, 40_000, true));
+            for _ in 0..times {
+                hints.learn(0, 40_000, true);
+            }
         };
         planned(&mut plan, &mut hints, &FAMILIES);
         fail(&mut hints, CONFLICTS_TOLERATED - 1);
@@ -311,6 +316,18 @@ mod tests {
             hints.learn(0, 40_000, false);
         }
         assert_eq!(hints.known[0].caution, Caution::None);
+    }
+
+    #[test]
+    fn conflicts_are_news_until_caution_has_grown_in_a_cut() {
+        let (mut plan, mut hints) = (Plan::default(), Hints::default());
+        for _ in 0..2 {
+            planned(&mut plan, &mut hints, &FAMILIES);
+            let learn = |_| hints.learn(0, 40_000, true);
+            let news = (0..2 * CONFLICTS_TOLERATED).map(learn).filter(|is_news| *is_news).count();
+            assert_eq!(news, CONFLICTS_TOLERATED as usize);
+            assert!(!hints.learn(0, 40_000, false), "what goes well is none");
+        }
     }
 
     #[test]
