@@ -265,8 +265,8 @@ impl Steps for Crew<'_> {
     }
 }
 
-/// Speculations in a row that may fail and teach nothing before the lanes are told to leave the rest
-/// of a cut: the committing thread waits for each, and executes it all the same.
+/// Speculations in a row that may fail and teach nothing before the lanes are told to leave the
+/// rest of a cut: the committing thread waits for each, and executes it all the same.
 const FAILURES_MAX: u32 = 12;
 
 /// A cut that lanes work on.

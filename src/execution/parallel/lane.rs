@@ -46,8 +46,8 @@ pub(super) const NOBODY: u32 = u32::MAX;
 const BATCH_MAX: usize = 8;
 /// Places behind the committing thread's at which it will soon wait.
 const NEAR: u32 = 8;
-/// Places before the committing thread's at which a lane begins nothing that nobody follows: as many
-/// in small cuts as a sixteenth of them.
+/// Places before the committing thread's at which a lane begins nothing that nobody follows: as
+/// many in small cuts as a sixteenth of them.
 const LEAD_MAX: usize = 8;
 /// Gas of a transaction for whose end what is done before it may have to wait.
 const GAS_WAITED_FOR: u64 = 1_000_000;

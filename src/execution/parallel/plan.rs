@@ -95,8 +95,8 @@ impl Hints {
         })
     }
 
-    /// Notes how a call went, of the function whose hint has that place. True where the plans to come
-    /// may still learn from it: a conflict, and this cut's have not made its caution grow before.
+    /// Notes how a call went, of the function whose hint has that place. True where the plans to
+    /// come may still learn from it: a conflict, and its caution has not grown in this cut.
     pub(super) fn learn(&mut self, place: u32, gas_used: u64, conflicted: bool) -> bool {
         let cut = self.cut;
         let hint = &mut self.known[place as usize];
