@@ -209,7 +209,8 @@ pub fn recover(hash: B256, signature: &Signature) -> Result<Address, RecoverErro
     one::signer(&signed).ok_or(RecoverError::NoKey(r))
 }
 
-/// Makes ahead what the lanes look up, where the processor has them: it takes 11 ms once.
+/// Makes ahead what the lanes look up, where the processor has them: it takes some
+/// 20 ms once.
 pub fn prepare() {
     if lanes::available() {
         lanes::prepare();

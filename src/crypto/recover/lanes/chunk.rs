@@ -5,14 +5,14 @@
 //! 3. climb: Q = u1 G + u2 R  4. one more inversion: Q's coordinates
 //!
 //! Affine additions here never meet equal or opposite points. Of R they add small multiples, and n
-//! is prime. Of the generator they add numbers below 2^64 in size times 256^i, of which only the
-//! one at the lower i is odd times it. So no divisor is zero; would one be, the whole chunk says
-//! so and nothing is taken from it.
+//! is prime. Of the generator, but for what all points of a sum are multiplied by, they add
+//! numbers below 2^166 in size, of which the one with the lower digit is divisible by fewer twos.
+//! So no divisor is zero; would one be, the whole chunk says so and nothing is taken from it.
 
 use crate::crypto::recover::lanes::{
     digits::{Code, ENTRIES, NONE, STEPS},
     field::{Fe, numbers, packed, unpacked},
-    generator::{Table, WINDOWS},
+    generator::{POSITIONS, STEPS_AFTER, TABLES, Table},
     point::{Affine, Curve, Jacobian, Job, Shared},
     power,
     scalar::Multipliers,
@@ -61,7 +61,7 @@ const GENERATOR_Y: U256 =
 /// generator.
 const TURNED: usize = ENTRIES;
 const SUMS: usize = TURNED + 4;
-const POINTS: usize = SUMS + WINDOWS;
+const POINTS: usize = SUMS + POSITIONS * TABLES;
 
 /// After the digits: w R, w^2 R, then w^2 and w times (1 - w) R.
 const W: usize = TURNED;
@@ -71,9 +71,6 @@ const THETA_W: usize = TURNED + 3;
 
 /// Levels of additions.
 const LEVELS: usize = 3;
-/// Additions in a level at most.
-const JOBS_MAX: usize = 2 + WINDOWS / 2;
-
 /// `digits::DIGITS`, level by level.
 const DIGIT_JOBS: [&[Job]; LEVELS] = [
     &[Job::Subtract(0, W, 1), Job::Double(0, 2)],
@@ -88,6 +85,18 @@ const DIGIT_JOBS: [&[Job]; LEVELS] = [
     ],
     &[Job::Add(9, THETA_W, 10), Job::Double(9, 11)],
 ];
+
+/// What is added among the points of each sum, level by level, to the first of the two.
+const SUM_JOBS: [&[(usize, usize)]; LEVELS] = [&[(0, 1), (2, 3), (4, 5)], &[(0, 2)], &[(0, 4)]];
+
+/// Additions in a level.
+const fn jobs(level: usize) -> usize {
+    DIGIT_JOBS[level].len() + POSITIONS * SUM_JOBS[level].len()
+}
+
+/// The most additions of a level are those of the first.
+const JOBS_MAX: usize = jobs(0);
+const _: () = assert!(JOBS_MAX >= jobs(1) && JOBS_MAX >= jobs(2));
 
 /// Recovers all of a chunk: pairs of vectors in step, and one that is left over by itself.
 #[inline(always)]
@@ -176,25 +185,27 @@ fn lift<V: Curve, const N: usize>(points: &mut [Affine<V, N>], tasks: &[Task]) -
     points[W].x = x.mul(&Fe::splat(CUBE_ROOT));
     points[W2].x = points[W].x.mul(&Fe::splat(CUBE_ROOT));
     let table = Table::get();
-    for window in 0..WINDOWS {
-        points[SUMS + window] = looked_up(table, window, tasks);
+    for position in 0..POSITIONS {
+        for at in 0..TABLES {
+            points[SUMS + position * TABLES + at] = looked_up(table, (position, at), tasks);
+        }
     }
     no_point
 }
 
-/// The generator's multiples by the digits of one window.
+/// The generator's multiples by a digit of one sum.
 #[inline(always)]
 fn looked_up<V: Curve, const N: usize>(
     table: &Table,
-    window: usize,
+    (position, at): (usize, usize),
     tasks: &[Task],
 ) -> Affine<V, N> {
     let mut rows = [[V::splat(0); LANES]; N];
     let mut negative = [0; N];
     for n in 0..N {
         for lane in 0..LANES {
-            let digit = task::<N>(tasks, n, lane).multipliers.generator[window];
-            let (entry, minus) = table.entry(window, digit);
+            let digit = task::<N>(tasks, n, lane).multipliers.generator[position][at];
+            let (entry, minus) = table.entry(at, digit);
             rows[n][lane] = V::of(entry.0);
             negative[n] |= u8::from(minus) << lane;
         }
@@ -222,7 +233,7 @@ fn add_affine<V: Curve, const N: usize>(
     level: usize,
     shared: &mut [Shared<V, N>],
 ) -> bool {
-    let count = DIGIT_JOBS[level].len() + (WINDOWS >> (level + 1));
+    let count = jobs(level);
     let mut product = Fe::<V, N, 1>::splat(U256::ONE);
     for (points, shared) in points.chunks_mut(POINTS).zip(shared.chunks_mut(count)) {
         if level == 1 {
@@ -244,74 +255,102 @@ fn add_affine<V: Curve, const N: usize>(
     true
 }
 
-/// A level's jobs: first those for the digits, then the generator's multiples, in pairs.
+/// A level's jobs: first those for the digits, then the generator's sums.
 fn job(level: usize, at: usize) -> Job {
-    let digits = DIGIT_JOBS[level];
+    let (digits, sums) = (DIGIT_JOBS[level], SUM_JOBS[level]);
     digits.get(at).copied().unwrap_or_else(|| {
-        let (step, pair) = (1 << level, at - digits.len());
-        let first = SUMS + 2 * step * pair;
-        Job::Add(first, first + step, first)
+        let at = at - digits.len();
+        let first = SUMS + at / sums.len() * TABLES;
+        let (to, from) = sums[at % sums.len()];
+        Job::Add(first + to, first + from, first + to)
     })
 }
 
-/// x, b x, b^2 x and v of each digit's multiple, of one signature.
-type Multiples = [[[u64; 4]; 4]; ENTRIES];
+/// Of one signature: x, b x, b^2 x and v of each digit's multiple, as `Code` counts them.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Multiples([[u64; 4]; 4 * ENTRIES]);
 
-/// u1 G + u2 R. Every step adds the negative of its digit: the accumulator is negative then.
+/// What the lanes of one vector add at a step, and their signs: codes.
+type Codes = [Code; LANES];
+
+/// u1 G + u2 R. What is added to a positive accumulator after three doublings has to be negative:
+/// the accumulator is then.
 #[inline(always)]
 fn climb<V: Curve, const N: usize>(
     points: &[Affine<V, N>],
     tasks: &[Task],
     sum: &mut Jacobian<V, N>,
 ) {
-    let mut table = [[[[[0; 4]; 4]; ENTRIES]; LANES]; N];
+    let mut table = [[Multiples([[0; 4]; 4 * ENTRIES]); LANES]; N];
     write_table(points, &mut table);
-    let Affine { x, v } = points[SUMS];
-    *sum = Jacobian { x, v, z: Fe::splat(U256::ONE) };
-    V::add(sum, &points[SUMS + 8]);
-    let third = points[SUMS + 16];
-    V::add(sum, &Affine { x: third.x, v: third.v.sum().negated::<2>().tight() });
-    V::add(sum, &points[SUMS + 24]);
-    let (first, present) = multiples(&table, tasks, STEPS);
-    let before = *sum;
-    V::add(sum, &first);
-    let minus = before.v.sum().negated::<2>().tight();
-    sum.x = Fe::choose(present, &sum.x, &before.x);
-    sum.v = Fe::choose(present, &sum.v, &minus);
-    sum.z = Fe::choose(present, &sum.z, &before.z);
-    for step in (0..STEPS).rev() {
-        for _ in 0..3 {
-            V::double(sum);
-        }
-        V::add(sum, &multiples(&table, tasks, step).0);
-    }
-}
-
-/// The negatives of what one step adds, and the lanes that have a digit there.
-#[inline(always)]
-fn multiples<V: Curve, const N: usize>(
-    table: &[[Multiples; LANES]; N],
-    tasks: &[Task],
-    step: usize,
-) -> (Affine<V, N>, [u8; N]) {
-    let mut rows = [[V::splat(0); LANES]; N];
-    let mut positive = [0; N];
+    let mut first = [[0; LANES]; N];
     let mut present = [0; N];
+    let mut below = [[[0; LANES]; N]; STEPS];
     for n in 0..N {
         for lane in 0..LANES {
             let digits = &task::<N>(tasks, n, lane).multipliers.point;
-            let code: Code = if step == STEPS { digits.first } else { digits.below[step] };
-            let here = u8::from(code != NONE);
-            let code = code * here;
-            let entry = &table[n][lane][usize::from(code >> 3)];
-            let x = &entry[usize::from(code >> 1 & 3)];
-            let v = &entry[3];
-            rows[n][lane] = V::of([x[0], x[1], x[2], x[3], v[0], v[1], v[2], v[3]]);
-            positive[n] |= (!code & 1) << lane;
-            present[n] |= here << lane;
+            if digits.first != NONE {
+                first[n][lane] = digits.first;
+                present[n] |= 1 << lane;
+            }
+            for (codes, code) in below.iter_mut().zip(digits.below) {
+                codes[n][lane] = code;
+            }
         }
     }
-    (signed(rows, positive), present)
+    let of_position = |position: usize| &points[SUMS + position * TABLES];
+    let Affine { x, v } = *of_position(POSITIONS - 1);
+    *sum = Jacobian { x, v, z: Fe::splat(U256::ONE) };
+    V::add(sum, &multiples(&table, &first, false));
+    sum.x = Fe::choose(present, &sum.x, &x);
+    sum.v = Fe::choose(present, &sum.v, &v.sum().negated::<2>().tight());
+    sum.z = Fe::choose(present, &sum.z, &Fe::splat(U256::ONE));
+    // Three doublings and an addition change the sign four times, a sum that joins once.
+    let mut positive = false;
+    for (step, codes) in below.iter().enumerate().rev() {
+        let next = multiples(&table, codes, positive);
+        for _ in 0..3 {
+            V::double(sum);
+        }
+        V::add(sum, &next);
+        if let Some(position) = STEPS_AFTER.iter().position(|after| *after == step) {
+            let Affine { x, v } = of_position(position);
+            let minus = v.sum().negated::<2>().tight();
+            V::add(sum, &Affine { x: *x, v: if positive { *v } else { minus } });
+            positive = !positive;
+        }
+    }
+}
+
+/// The multiples by the digits of one step, or their negatives.
+#[inline(always)]
+fn multiples<V: Curve, const N: usize>(
+    table: &[[Multiples; LANES]; N],
+    codes: &[Codes; N],
+    negated: bool,
+) -> Affine<V, N> {
+    let mut rows = [[V::splat(0); LANES]; N];
+    let mut negative = [0; N];
+    for n in 0..N {
+        for lane in 0..LANES {
+            let Multiples(multiples) = &table[n][lane];
+            let at = usize::from(codes[n][lane] >> 1);
+            let (x, v) = (&multiples[at], &multiples[at | 3]);
+            rows[n][lane] = V::of([x[0], x[1], x[2], x[3], v[0], v[1], v[2], v[3]]);
+        }
+        negative[n] = odds(codes[n]) ^ if negated { u8::MAX } else { 0 };
+    }
+    signed(rows, negative)
+}
+
+/// The lanes whose code is odd. One multiplication moves the lowest bits of all bytes side by
+/// side: bit 8i, times 2^(7 (8 - i)), lands at 56 + i, and nothing else above 55.
+#[inline(always)]
+fn odds(codes: Codes) -> u8 {
+    let odd = u64::from_le_bytes(codes) & 0x0101_0101_0101_0101;
+    let [.., top] = odd.wrapping_mul(0x0102_0408_1020_4080).to_le_bytes();
+    top
 }
 
 /// Writes the digits' multiples so that each lane can be looked up by itself.
@@ -328,25 +367,21 @@ fn write_table<V: Curve, const N: usize>(
             _ => x.mul(&Fe::splat(CUBE_ROOT)),
         };
         let both = x.sum().plus::<1, 2>(&once.sum());
-        let thrice = both.negated::<4>().tight();
-        let (x, once) = (x.canonical(), once.canonical());
-        let (twice, v) = (thrice.canonical(), v.canonical());
+        let twice = both.negated::<4>().tight();
+        // Below 2^256 is enough here, and what is left where a number's limbs were folded twice.
+        let (x, once) = (x.sum().tight(), once.sum().tight());
+        let (twice, v) = (twice.sum().tight(), v.sum().tight());
         for n in 0..N {
-            let [a, b, c, d] = packed(x.0[n]);
-            let [e, f, g, h] = packed(once.0[n]);
-            let rows = V::turned([a, b, c, d, e, f, g, h]);
-            for lane in 0..LANES {
-                let words = rows[lane].words();
-                table[n][lane][at][0].copy_from_slice(&words[..4]);
-                table[n][lane][at][1].copy_from_slice(&words[4..]);
-            }
-            let [a, b, c, d] = packed(twice.0[n]);
-            let [e, f, g, h] = packed(v.0[n]);
-            let rows = V::turned([a, b, c, d, e, f, g, h]);
-            for lane in 0..LANES {
-                let words = rows[lane].words();
-                table[n][lane][at][2].copy_from_slice(&words[..4]);
-                table[n][lane][at][3].copy_from_slice(&words[4..]);
+            for (of_x, of_other, first) in [(&x, &once, 0), (&twice, &v, 2)] {
+                let [a, b, c, d] = packed(of_x.0[n]);
+                let [e, f, g, h] = packed(of_other.0[n]);
+                let rows = V::turned([a, b, c, d, e, f, g, h]);
+                for lane in 0..LANES {
+                    let words = rows[lane].words();
+                    let Multiples(multiples) = &mut table[n][lane];
+                    multiples[4 * at + first].copy_from_slice(&words[..4]);
+                    multiples[4 * at + first + 1].copy_from_slice(&words[4..]);
+                }
             }
         }
     }

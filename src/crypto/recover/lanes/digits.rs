@@ -46,7 +46,7 @@ const B1_OVER_N: U256 = uint!(0xe4437ed6010e88286f547fa90abfe4c4221208ac9df506c6
 pub(super) type Code = u8;
 
 /// The digits of one multiplier: `below[i]` counts 8^i, `first` counts 8^42.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Digits {
     pub(super) first: Code,
     pub(super) below: [Code; STEPS],
@@ -127,20 +127,38 @@ const fn next() -> [[(Code, u8); 64]; CARRIES] {
 const START: u8 = 2;
 const _: () = assert!(carry_of(START as usize).0 == 0 && carry_of(START as usize).1 == 0);
 
-/// The digits of a multiplier below n.
-pub(super) fn digits(multiplier: U256) -> Digits {
-    let (a, b) = shortest(multiplier);
-    let (mut low_a, mut low_b) = (low_126(a), low_126(b));
-    let mut state = START;
-    let mut below = [0; STEPS];
-    for code in &mut below {
-        let bits = usize::from(low_byte(low_a) & 7 | (low_byte(low_b) & 7) << 3);
-        (*code, state) = NEXT[usize::from(state)][bits];
-        low_a >>= 3;
-        low_b >>= 3;
+/// Digits in one word of 63 bits.
+const PART: usize = STEPS / 2;
+/// Bits of a word that are digits.
+const MASK_63: u64 = u64::MAX >> 1;
+
+/// The digits of multipliers below n: side by side, because each waits for the one before it.
+pub(super) fn digits<const K: usize>(multipliers: [U256; K]) -> [Digits; K] {
+    let shortest = multipliers.map(shortest);
+    let mut digits = [Digits { first: NONE, below: [0; STEPS] }; K];
+    let mut states = [START; K];
+    for part in 0..STEPS / PART {
+        let mut words = shortest.map(|(a, b)| (parts(a)[part], parts(b)[part]));
+        for step in part * PART..(part + 1) * PART {
+            for (((a, b), state), digits) in words.iter_mut().zip(&mut states).zip(&mut digits) {
+                let bits = low_byte(*a & 7 | (*b & 7) << 3);
+                (digits.below[step], *state) = NEXT[usize::from(*state)][usize::from(bits)];
+                *a >>= 3;
+                *b >>= 3;
+            }
+        }
     }
-    let (carry_a, carry_b) = carry_of(usize::from(state));
-    Digits { first: first(high(a).wrapping_add(carry_a), high(b).wrapping_add(carry_b)), below }
+    for (((a, b), state), digits) in shortest.iter().zip(states).zip(&mut digits) {
+        let (carry_a, carry_b) = carry_of(usize::from(state));
+        digits.first = first(high(*a).wrapping_add(carry_a), high(*b).wrapping_add(carry_b));
+    }
+    digits
+}
+
+/// What stands below 2^126, in words of 63 bits.
+fn parts(number: U192) -> [u64; STEPS / PART] {
+    let [low, middle, _] = *number.as_limbs();
+    [low & MASK_63, (low >> 63 | middle << 1) & MASK_63]
 }
 
 /// The code of what is left at 8^42: at most 3.5 long, so it is the digit of its class.
@@ -154,13 +172,8 @@ fn first(a: i8, b: i8) -> Code {
     code
 }
 
-fn low_byte(number: u128) -> u8 {
+fn low_byte(number: u64) -> u8 {
     number.to_le_bytes()[0]
-}
-
-fn low_126(number: U192) -> u128 {
-    let [low, high, _] = *number.as_limbs();
-    u128::from(low) | u128::from(high << 2 >> 2) << 64
 }
 
 /// What stands at 2^126 and above, in two's complement.

@@ -45,78 +45,26 @@ pub(super) struct Sum<V, const N: usize, const M: u64>(pub(super) [Limbs<V>; N])
 /// Ten columns of 52 bits, not carried.
 type Columns<V> = [V; 2 * LIMBS];
 
-#[inline(always)]
-fn mul<V: Lanes, const N: usize>(a: &[Limbs<V>; N], b: &[Limbs<V>; N]) -> [Limbs<V>; N] {
-    let mut out = *a;
-    for n in 0..N {
-        let mut columns = [V::splat(0); 2 * LIMBS];
-        product(&mut columns, &a[n], &b[n]);
-        out[n] = reduced(columns);
-    }
-    out
-}
-
-#[inline(always)]
-fn mul_plus<V: Lanes, const N: usize>(
-    a: &[Limbs<V>; N],
-    b: &[Limbs<V>; N],
-    c: &[Limbs<V>; N],
-) -> [Limbs<V>; N] {
-    let mut out = *a;
-    for n in 0..N {
-        let mut columns = [V::splat(0); 2 * LIMBS];
-        product(&mut columns, &a[n], &b[n]);
-        for limb in 0..LIMBS {
-            columns[limb] = columns[limb].plus(c[n][limb]);
+/// What an expression gives for each vector. The first is not left to a loop: a loop over two
+/// stays one, and then all that it writes goes through memory.
+macro_rules! each {
+    ($n:ident of $vectors:ident: $of_one:expr) => {{
+        let $n = 0;
+        let mut out = [$of_one; $vectors];
+        for $n in 1..$vectors {
+            out[$n] = $of_one;
         }
-        out[n] = reduced(columns);
-    }
-    out
+        out
+    }};
 }
 
+/// Columns with a number added.
 #[inline(always)]
-fn sqr<V: Lanes, const N: usize>(a: &[Limbs<V>; N]) -> [Limbs<V>; N] {
-    let mut out = *a;
-    for n in 0..N {
-        out[n] = reduced(square(&a[n]));
+fn with<V: Lanes>(mut columns: Columns<V>, c: &Limbs<V>) -> Columns<V> {
+    for limb in 0..LIMBS {
+        columns[limb] = columns[limb].plus(c[limb]);
     }
-    out
-}
-
-#[inline(always)]
-fn sqr_plus<V: Lanes, const N: usize>(a: &[Limbs<V>; N], c: &[Limbs<V>; N]) -> [Limbs<V>; N] {
-    let mut out = *a;
-    for n in 0..N {
-        let mut columns = square(&a[n]);
-        for limb in 0..LIMBS {
-            columns[limb] = columns[limb].plus(c[n][limb]);
-        }
-        out[n] = reduced(columns);
-    }
-    out
-}
-
-#[inline(always)]
-fn mul_mul<V: Lanes, const N: usize>([a, b, c, d]: [&[Limbs<V>; N]; 4]) -> [Limbs<V>; N] {
-    let mut out = *a;
-    for n in 0..N {
-        let mut columns = [V::splat(0); 2 * LIMBS];
-        product(&mut columns, &a[n], &b[n]);
-        product(&mut columns, &c[n], &d[n]);
-        out[n] = reduced(columns);
-    }
-    out
-}
-
-#[inline(always)]
-fn mul_sqr<V: Lanes, const N: usize>([a, b, c]: [&[Limbs<V>; N]; 3]) -> [Limbs<V>; N] {
-    let mut out = *a;
-    for n in 0..N {
-        let mut columns = square(&c[n]);
-        product(&mut columns, &a[n], &b[n]);
-        out[n] = reduced(columns);
-    }
-    out
+    columns
 }
 
 #[inline(always)]
@@ -130,9 +78,15 @@ fn sqr_times<V: Lanes, const N: usize>(a: &[Limbs<V>; N], times: usize) -> [Limb
     out
 }
 
-/// Adds a * b: 25 products, of which each has a low and a high half.
+/// a * b
 #[inline(always)]
-fn product<V: Lanes>(columns: &mut Columns<V>, a: &Limbs<V>, b: &Limbs<V>) {
+fn product<V: Lanes>(a: &Limbs<V>, b: &Limbs<V>) -> Columns<V> {
+    product_on([V::splat(0); 2 * LIMBS], a, b)
+}
+
+/// a * b added to columns: 25 products, of which each has a low and a high half.
+#[inline(always)]
+fn product_on<V: Lanes>(mut columns: Columns<V>, a: &Limbs<V>, b: &Limbs<V>) -> Columns<V> {
     debug_assert!(multiplicable(a) && multiplicable(b), "a limb has more than 52 bits");
     for i in 0..LIMBS {
         for j in 0..LIMBS {
@@ -140,6 +94,7 @@ fn product<V: Lanes>(columns: &mut Columns<V>, a: &Limbs<V>, b: &Limbs<V>) {
             columns[i + j + 1] = columns[i + j + 1].high(a[i], b[j]);
         }
     }
+    columns
 }
 
 /// a^2: products of unlike limbs count twice.
@@ -214,7 +169,7 @@ impl<V: Lanes, const N: usize, const A: u64> Fe<V, N, A> {
     #[inline(always)]
     pub(super) fn mul<const B: u64>(&self, b: &Fe<V, N, B>) -> Fe<V, N, 1> {
         const { assert!(A * B <= PRODUCTS_MAX) };
-        Fe(mul(&self.0, &b.0))
+        Fe(each!(n of N: reduced(product(&self.0[n], &b.0[n]))))
     }
 
     /// a * b + c
@@ -225,21 +180,21 @@ impl<V: Lanes, const N: usize, const A: u64> Fe<V, N, A> {
         c: &Sum<V, N, C>,
     ) -> Fe<V, N, 1> {
         const { assert!(A * B < PRODUCTS_MAX && C <= ADDED_MAX) };
-        Fe(mul_plus(&self.0, &b.0, &c.0))
+        Fe(each!(n of N: reduced(with(product(&self.0[n], &b.0[n]), &c.0[n]))))
     }
 
     /// a^2
     #[inline(always)]
     pub(super) fn sqr(&self) -> Fe<V, N, 1> {
         const { assert!(A * A <= PRODUCTS_MAX) };
-        Fe(sqr(&self.0))
+        Fe(each!(n of N: reduced(square(&self.0[n]))))
     }
 
     /// a^2 + c
     #[inline(always)]
     pub(super) fn sqr_plus<const C: u64>(&self, c: &Sum<V, N, C>) -> Fe<V, N, 1> {
         const { assert!(A * A < PRODUCTS_MAX && C <= ADDED_MAX) };
-        Fe(sqr_plus(&self.0, &c.0))
+        Fe(each!(n of N: reduced(with(square(&self.0[n]), &c.0[n]))))
     }
 
     /// a * b + c * d
@@ -251,7 +206,10 @@ impl<V: Lanes, const N: usize, const A: u64> Fe<V, N, A> {
         d: &Fe<V, N, D>,
     ) -> Fe<V, N, 1> {
         const { assert!(A * B + C * D <= PRODUCTS_MAX) };
-        Fe(mul_mul([&self.0, &b.0, &c.0, &d.0]))
+        Fe(each!(n of N: {
+            let first = product(&self.0[n], &b.0[n]);
+            reduced(product_on(first, &c.0[n], &d.0[n]))
+        }))
     }
 
     /// a * b + c^2
@@ -262,7 +220,7 @@ impl<V: Lanes, const N: usize, const A: u64> Fe<V, N, A> {
         c: &Fe<V, N, C>,
     ) -> Fe<V, N, 1> {
         const { assert!(A * B + C * C <= PRODUCTS_MAX) };
-        Fe(mul_sqr([&self.0, &b.0, &c.0]))
+        Fe(each!(n of N: reduced(product_on(square(&c.0[n]), &self.0[n], &b.0[n]))))
     }
 }
 
@@ -469,6 +427,7 @@ pub(super) fn packed<V: Lanes>([a, b, c, d, e]: Limbs<V>) -> [V; 4] {
 }
 
 /// One vector of canonical numbers as numbers.
+#[inline(always)]
 pub(super) fn numbers<V: Lanes>(limbs: Limbs<V>) -> [U256; LANES] {
     let words = packed(limbs).map(V::words);
     std::array::from_fn(|lane| U256::from_limbs(words.map(|word| word[lane])))

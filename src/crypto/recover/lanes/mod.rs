@@ -75,11 +75,11 @@ pub(super) fn prepare() {
 /// Appends a verdict on each signature.
 pub(super) fn recover(signed: &[Signed], out: &mut Vec<Verdict>) {
     for signed in signed.chunks(CHUNK) {
-        recover_chunk(signed, out);
+        recover_chunk(signed, out, run);
     }
 }
 
-fn recover_chunk(signed: &[Signed], out: &mut Vec<Verdict>) {
+fn recover_chunk(signed: &[Signed], out: &mut Vec<Verdict>, run: fn(&mut Chunk<'_>)) {
     let mut found = Vec::with_capacity(signed.len());
     let mut points = Vec::with_capacity(signed.len());
     let mut scalars = Vec::with_capacity(signed.len());
@@ -111,6 +111,23 @@ fn recover_chunk(signed: &[Signed], out: &mut Vec<Verdict>) {
             Some(Found::Key(key)) => Verdict::Key(key),
         });
     }
+}
+
+/// Verdicts by the model.
+#[cfg(test)]
+pub(super) fn recover_by_model(signed: &[Signed]) -> Vec<Verdict> {
+    let mut out = Vec::with_capacity(signed.len());
+    on_a_large_stack(|| recover_chunk(signed, &mut out, chunk::run::<model::Model>));
+    out
+}
+
+/// Without optimisation the model keeps every vector of a whole recovery on the stack.
+#[cfg(test)]
+fn on_a_large_stack(work: impl FnOnce() + Send) {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(64 << 20).spawn_scoped(scope, work);
+        thread.expect("a thread can be started").join().expect("it failed as said above");
+    });
 }
 
 /// x of R and whether its y is odd; `None` where r, s or the id are out of range.

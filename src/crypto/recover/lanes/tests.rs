@@ -1,21 +1,25 @@
 //! The arithmetic against big integers, limbs at their limits, the model against the registers.
 
 use crate::crypto::recover::{
-    ORDER,
+    ORDER, Signed,
     lanes::{
-        self,
+        self, Verdict,
         chunk::{self, Chunk, Found, Task},
-        digits::{DIGITS, NONE, digits},
+        digits::{DIGITS, NONE, STEPS, digits},
         field::{Fe, PRIME, Sum, limbs_of, numbers},
+        generator::{self, BITS, POSITIONS, STEPS_AFTER, TABLES, place},
         model::Model,
         point::{Affine, Jacobian},
         power,
         scalar::{Scalars, multipliers},
         vector::{LANES, Lanes, MASK_52},
     },
+    one,
+    tests::crafted,
 };
-use alloy_primitives::{U256, keccak256, uint};
+use alloy_primitives::{Address, U256, keccak256, uint};
 use proptest::{array::uniform8, prelude::*};
+use secp256k1::{Message, SECP256K1, SecretKey};
 
 type Number = Fe<Model, 1, 1>;
 
@@ -116,12 +120,7 @@ proptest! {
         for (scalars, found) in scalars.iter().zip(&found) {
             let inverse = scalars.r.inv_mod(ORDER).unwrap();
             let u1 = inverse.mul_mod((ORDER - scalars.hash) % ORDER, ORDER);
-            let sum = found.generator.iter().rev().fold(U256::ZERO, |sum, byte| {
-                let sum = sum.mul_mod(U256::from(256), ORDER);
-                let digit = signed(2 * i64::from(*byte) - 255);
-                sum.add_mod(digit, ORDER)
-            });
-            prop_assert_eq!(sum, u1);
+            prop_assert_eq!(worth_of_digits(&found.generator), u1);
             let u2 = inverse.mul_mod(scalars.s, ORDER);
             let mut codes = found.point.below.to_vec();
             codes.push(found.point.first);
@@ -255,6 +254,20 @@ fn signed(number: i64) -> U256 {
     if number < 0 { ORDER - size } else { size }
 }
 
+/// The number whose digits these are, modulo n.
+fn worth_of_digits(digits: &generator::Digits) -> U256 {
+    let each = digits.iter().enumerate().map(|(position, sum)| worth_of_sum(position, sum));
+    each.fold(U256::ZERO, |sum, one| sum.add_mod(one, ORDER))
+}
+
+fn worth_of_sum(position: usize, digits: &[u16; TABLES]) -> U256 {
+    let each = digits.iter().enumerate().map(|(table, digit)| {
+        let weight = U256::from(2).pow_mod(U256::from(BITS * place(position, table)), ORDER);
+        signed(2 * i64::from(*digit) - 2047).mul_mod(weight, ORDER)
+    });
+    each.fold(U256::ZERO, |sum, one| sum.add_mod(one, ORDER))
+}
+
 /// A digit modulo n: w is a cube root of one.
 fn worth_of(code: u8) -> U256 {
     if code == NONE {
@@ -276,7 +289,9 @@ fn multipliers_at_the_edges_have_digits() {
         [U256::from(at), ORDER - U256::from(at + 1), part, part + U256::ONE, part * U256::from(2)]
     });
     for multiplier in edges.map(|edge| edge % ORDER) {
-        let found = digits(multiplier);
+        assert_eq!(worth_of_digits(&generator::digits(multiplier)), multiplier);
+        let [found, other] = digits([multiplier, ORDER - U256::ONE]);
+        assert_eq!(other, digits([ORDER - U256::ONE])[0]);
         let codes = std::iter::once(&found.first).chain(found.below.iter().rev());
         let sum = codes.fold(U256::ZERO, |sum, code| {
             sum.mul_mod(U256::from(8), ORDER).add_mod(worth_of(*code), ORDER)
@@ -333,12 +348,6 @@ fn limbs_at_their_limits_lose_no_bit() {
     }
 }
 
-/// Without optimisation the model keeps every vector of a whole recovery on the stack.
-fn on_a_large_stack(test: fn()) {
-    let thread = std::thread::Builder::new().stack_size(64 << 20).spawn(test).unwrap();
-    assert!(thread.join().is_ok(), "failed as said above");
-}
-
 fn tasks(count: u64) -> Vec<Task> {
     let number = |what: &str, at: u64| -> U256 {
         U256::from_be_bytes(keccak256(format!("{what} {at}")).0) % ORDER
@@ -352,17 +361,19 @@ fn tasks(count: u64) -> Vec<Task> {
     all.map(|(at, (one, multipliers))| Task { x: one.r, odd: at % 2 == 0, multipliers }).collect()
 }
 
+/// Without optimisation the model keeps every vector of a whole recovery on the stack.
+fn by_model(tasks: &[Task]) -> Vec<Found> {
+    let mut found = Vec::with_capacity(tasks.len());
+    lanes::on_a_large_stack(|| chunk::run::<Model>(&mut Chunk { tasks, found: &mut found }));
+    found
+}
+
 /// Of every second x there is a point, so the two differ in more than keys.
 #[test]
 fn the_model_finds_what_the_registers_find() {
-    on_a_large_stack(model_and_registers);
-}
-
-fn model_and_registers() {
     for count in [1, 8, 25] {
         let tasks = tasks(count);
-        let mut found: Vec<Found> = Vec::new();
-        chunk::run::<Model>(&mut Chunk { tasks: &tasks, found: &mut found });
+        let found = by_model(&tasks);
         assert_eq!(found.len(), tasks.len());
         #[cfg(target_arch = "x86_64")]
         if lanes::available() {
@@ -373,13 +384,70 @@ fn model_and_registers() {
     }
 }
 
+/// Signatures of keys, and such as nobody made: with every id, of which few have a key.
+#[test]
+fn the_model_finds_what_libsecp256k1_finds() {
+    let random = |what: &str, at: u64| keccak256(format!("{what} {at}"));
+    let by_key = (0..15).map(|at| {
+        let key = SecretKey::from_byte_array(random("key", at).0).unwrap();
+        let hash = random("hash", at);
+        let signature = SECP256K1.sign_ecdsa_recoverable(Message::from_digest(hash.0), &key);
+        let (id, bytes) = signature.serialize_compact();
+        let r = U256::from_be_slice(&bytes[..32]);
+        let s = U256::from_be_slice(&bytes[32..]);
+        Signed { hash, r, s, id: u8::try_from(i32::from(id)).unwrap() }
+    });
+    let by_chance = (0..16).map(|at| {
+        // Only an r of few bits leaves room for the group's order.
+        let r = U256::from_be_bytes(random("r", at).0) >> if at % 4 < 2 { 0 } else { 132 };
+        let s = U256::from_be_bytes(random("s", at).0);
+        Signed { hash: random("hash", at), r, s, id: u8::try_from(at % 4).unwrap() }
+    });
+    let signed: Vec<Signed> = by_key.chain(by_chance).collect();
+    let verdicts = lanes::recover_by_model(&signed);
+    for (signed, verdict) in signed.iter().zip(&verdicts) {
+        assert_ne!(*verdict, Verdict::Unsure);
+        let address = verdict.key().map(|key| Address::from_slice(&keccak256(key)[12..]));
+        assert_eq!(address, one::signer(signed), "{signed:?}");
+    }
+    assert!(verdicts.contains(&Verdict::NoKey));
+}
+
+/// Where a sum of the generator's multiples joins the ladder, or the first digit the first sum,
+/// R can be chosen so that both are the same point, or opposite ones.
+#[test]
+fn sums_that_meet_themselves_are_left_to_libsecp256k1() {
+    let number = |what: &str| U256::from_be_bytes(keccak256(what).0) % ORDER;
+    let (u1, u2) = (number("u1"), number("u2"));
+    let [of_point] = digits([u2]);
+    assert_ne!(of_point.first, NONE);
+    let codes = of_point.below.iter().chain([&of_point.first]);
+    let codes: Vec<U256> = codes.map(|code| worth_of(*code)).collect();
+    // A sum is made as if it were the lowest, and doubled to its place.
+    let scale = U256::from(8).pow_mod(U256::from(STEPS_AFTER[0]), ORDER).inv_mod(ORDER).unwrap();
+    let sums = generator::digits(u1).map(|sum| worth_of_sum(0, &sum).mul_mod(scale, ORDER));
+    let mut signed = Vec::new();
+    for position in 0..POSITIONS {
+        let after = STEPS_AFTER[position];
+        let eights = |steps: usize| U256::from(8).pow_mod(U256::from(steps), ORDER);
+        let each = (position + 1..POSITIONS)
+            .map(|above| sums[above].mul_mod(eights(STEPS_AFTER[above] - after), ORDER));
+        let held = each.fold(U256::ZERO, |held, one| held.add_mod(one, ORDER));
+        let each = (after..=STEPS).map(|step| codes[step].mul_mod(eights(step - after), ORDER));
+        let times = each.fold(U256::ZERO, |times, one| times.add_mod(one, ORDER));
+        for joins in [sums[position], ORDER - sums[position]] {
+            let of_point = joins.add_mod(ORDER - held, ORDER);
+            let secret = of_point.mul_mod(times.inv_mod(ORDER).unwrap(), ORDER);
+            signed.push(crafted(secret, u1, u2));
+        }
+    }
+    let verdicts = lanes::recover_by_model(&signed);
+    assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Unsure), "{verdicts:?}");
+}
+
 /// A carry that is lost in one lane of one number is seen in that lane and in no other.
 #[test]
 fn a_planted_wrong_carry_is_found() {
-    on_a_large_stack(wrong_carry);
-}
-
-fn wrong_carry() {
     let good = vector([PRIME - U256::from(2); LANES]);
     let mut planted = good;
     let mut words = planted.0[0][1].words();
@@ -391,13 +459,8 @@ fn wrong_carry() {
     }
     let tasks = tasks(9);
     let mut wrong = tasks.clone();
-    wrong[3].multipliers.generator[7] ^= 1;
-    let run = |tasks: &[Task]| {
-        let mut found = Vec::new();
-        chunk::run::<Model>(&mut Chunk { tasks, found: &mut found });
-        found
-    };
-    for (at, (one, other)) in run(&tasks).iter().zip(run(&wrong)).enumerate() {
+    wrong[3].multipliers.generator[2][3] ^= 1;
+    for (at, (one, other)) in by_model(&tasks).iter().zip(by_model(&wrong)).enumerate() {
         assert_eq!(*one != other, at == 3 && *one != Found::NoPoint);
     }
 }
