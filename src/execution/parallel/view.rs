@@ -20,8 +20,10 @@ use revm::{
 
 /// Bytes of code that a lane keeps.
 const CODE_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// What a lane keeps of its own writes; with more, what depends on the older is executed again.
-const OWN_MAX: usize = 8_192;
+/// Own writes from which on those that are committed are looked for and forgotten.
+const OWN_TIDIED: usize = 8_192;
+/// What a lane keeps of its own writes; with more, what depends on them is executed again.
+const OWN_MAX: usize = 65_536;
 
 /// A lane's state.
 #[derive(Default)]
@@ -33,6 +35,8 @@ pub(super) struct View {
     /// What the lane would have written, and by which transaction of the cut.
     own: Map<Key<3>, (u32, Hot)>,
     own_slots: Map<Key<7>, (u32, U256)>,
+    /// How many of these may come before they are tidied.
+    own_tidied: usize,
     codes: Map<Key<4>, Bytecode>,
     code_bytes: usize,
     /// Own writes of transactions before this one are committed or void.
@@ -67,6 +71,7 @@ impl View {
         self.fetched_slots.clear();
         self.own.clear();
         self.own_slots.clear();
+        self.own_tidied = 0;
     }
 
     /// Begins a transaction. `depends`: one before it, on this lane, will have changed what it
@@ -75,10 +80,24 @@ impl View {
         self.begins = self.batch.ends();
         self.balances.clear();
         (self.depends, self.committed) = (depends, committed);
-        if self.own.len() + self.own_slots.len() > OWN_MAX {
+        if self.own.len() + self.own_slots.len() > self.own_tidied.max(OWN_TIDIED) {
+            self.tidy();
+        }
+    }
+
+    /// Forgets own writes that are committed. What is left may double before the next time, so
+    /// that each write is looked at about once.
+    #[cold]
+    fn tidy(&mut self) {
+        let committed = self.committed;
+        self.own.retain(|_, (place, _)| *place >= committed);
+        self.own_slots.retain(|_, (place, _)| *place >= committed);
+        let left = self.own.len() + self.own_slots.len();
+        if left > OWN_MAX {
             self.own.clear();
             self.own_slots.clear();
         }
+        self.own_tidied = OWN_MAX.min(2 * left);
     }
 
     /// The balance of an account was looked at, not only added to or paid from.
@@ -258,5 +277,40 @@ impl Database for View {
     /// Hashes may have to be waited for: only the committing thread does.
     fn block_hash(&mut self, _number: u64) -> Result<B256, ReadError> {
         Err(ReadError::Abandoned)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(place: u32) -> Key<3> {
+        Key([place.into(), 0, 0])
+    }
+
+    /// A view after so many transactions that each wrote one account; those before the last
+    /// `uncommitted` are committed.
+    fn after(transactions: u32, uncommitted: u32) -> View {
+        let mut view = View::default();
+        for place in 0..transactions {
+            view.begin(true, place.saturating_sub(uncommitted));
+            view.own.insert(key(place), (place, Hot { account: None, incarnation: 0 }));
+        }
+        view
+    }
+
+    #[test]
+    fn own_writes_are_kept_until_they_are_committed() {
+        for uncommitted in [10, 7_000, 30_000] {
+            let view = after(100_000, uncommitted);
+            let kept = (100_000 - uncommitted..100_000).all(|it| view.own.contains_key(&key(it)));
+            assert!(kept, "of the last {uncommitted} some are gone");
+            assert!(view.own.len() <= OWN_MAX.min(OWN_TIDIED + 2 * uncommitted as usize) + 1);
+        }
+    }
+
+    #[test]
+    fn own_writes_that_nobody_commits_are_bounded() {
+        assert!((1..=OWN_MAX).contains(&after(200_000, 200_000).own.len()));
     }
 }
