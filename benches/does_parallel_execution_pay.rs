@@ -548,7 +548,10 @@ fn options(small: bool) -> Options {
             "--rounds" => options.rounds = value().parse().expect("--rounds wants a number"),
             "--lanes" => {
                 let lanes = value();
-                let parse = |n: &str| n.parse::<usize>().expect("--lanes wants numbers") - 1;
+                let parse = |n: &str| {
+                    let lanes = n.parse::<usize>().ok().and_then(|lanes| lanes.checked_sub(1));
+                    lanes.expect("--lanes wants numbers from 1 on")
+                };
                 options.lanes = lanes.split(',').map(parse).collect();
             }
             "--alone" => options.alone = true,

@@ -20,6 +20,7 @@ use std::{
 /// Records of the first chunk; each further one has twice as many as that before it.
 const FIRST_CHUNK: usize = 256;
 const CHUNKS: usize = 24;
+const _: () = assert!(FIRST_CHUNK.is_power_of_two());
 /// Places of the first index; each further one has twice as many.
 const FIRST_INDEX: usize = 4 * FIRST_CHUNK;
 const INDICES: usize = 24;
@@ -92,9 +93,10 @@ fn places(count: usize) -> Box<[AtomicU64]> {
 
 /// The chunk of a record and its place there.
 const fn spot(id: Id) -> (usize, usize) {
-    let id = id as usize;
-    let chunk = (id / FIRST_CHUNK + 1).ilog2() as usize;
-    (chunk, id - FIRST_CHUNK * ((1 << chunk) - 1))
+    // Counted from `FIRST_CHUNK` on, each chunk begins at a power of two.
+    let id = id as usize + FIRST_CHUNK;
+    let bits = id.ilog2();
+    ((bits - FIRST_CHUNK.ilog2()) as usize, id - (1 << bits))
 }
 
 /// The hash under which a key is found.

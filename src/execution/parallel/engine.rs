@@ -222,7 +222,10 @@ impl Steps for Crew<'_> {
         }
         if at >= self.foreseen {
             let next = waiting.iter().take(CALLS_AHEAD).enumerate();
-            let calls = next.map(|(next, it)| self.is_in_place(at + next, it).then_some(&**it));
+            let mut place = self.run.as_ref().map_or(0, |run| run.next);
+            let calls = next.map(|(next, it)| {
+                self.is_in_place(at + next, &mut place, it).then_some(&**it)
+            });
             self.foreseen = at + foresee(store, calls);
         }
     }
@@ -427,15 +430,23 @@ impl Crew<'_> {
         done
     }
 
-    /// The committing thread is to execute it, in the EVM.
-    fn is_in_place(&self, at: usize, transaction: &RecoveredTransaction) -> bool {
-        let is_call = !transaction.envelope.input().is_empty();
-        let is_ours = |run: &Run| {
-            let near = run.next..self.plan.positions.len().min(run.next + 2 * CALLS_AHEAD);
-            near.into_iter()
-                .any(|place| self.plan.positions[place] == at && self.plan.lanes[place] == 0)
-        };
-        is_call && self.run.as_ref().is_none_or(is_ours)
+    /// The committing thread is to execute it, in the EVM. Its place in the plan is not before
+    /// `place`, which goes on to it.
+    fn is_in_place(
+        &self,
+        at: usize,
+        place: &mut usize,
+        transaction: &RecoveredTransaction,
+    ) -> bool {
+        if transaction.envelope.input().is_empty() {
+            return false;
+        }
+        let Some(_) = &self.run else { return true };
+        let Plan { positions, lanes, .. } = &*self.plan;
+        while positions.get(*place).is_some_and(|it| *it < at) {
+            *place += 1;
+        }
+        positions.get(*place) == Some(&at) && lanes[*place] == 0
     }
 
     /// What a lane has done of a transaction that it claimed, waited for; `None` where no lane

@@ -39,6 +39,8 @@ pub(super) struct Hints {
     known: Vec<Hint>,
     /// Where among them each function's stands.
     places: Map<Function, u32>,
+    /// The one looked up last: calls of a function mostly come in flocks.
+    newest: Option<(Function, u32)>,
     /// Counts the cuts that were planned.
     cut: u64,
 }
@@ -82,17 +84,24 @@ pub(super) struct Plan {
     loads: Vec<u64>,
     /// The place of its function's hint.
     pub(super) hints: Vec<u32>,
-    /// The last transaction with a token, and its lane.
-    last: Map<u64, (u32, u8)>,
+    /// The last transaction with a token; `NOBODY` where it needs no EVM.
+    last: Map<u64, u32>,
 }
 
 impl Hints {
     /// The place of a function's hint, good until the next plan.
     fn place(&mut self, of: Function) -> u32 {
-        *self.places.entry(of).or_insert_with(|| {
+        if let Some((newest, place)) = self.newest
+            && newest == of
+        {
+            return place;
+        }
+        let place = *self.places.entry(of).or_insert_with(|| {
             self.known.push(Hint::default());
             u32::try_from(self.known.len() - 1).unwrap_or(u32::MAX)
-        })
+        });
+        self.newest = Some((of, place));
+        place
     }
 
     /// Notes how a call went, of the function whose hint has that place. True where the plans to
@@ -138,6 +147,7 @@ impl Plan {
         if hints.known.len() > KNOWN_MAX {
             hints.known.clear();
             hints.places.clear();
+            hints.newest = None;
         }
         self.hints.clear();
         self.positions.clear();
@@ -153,7 +163,7 @@ impl Plan {
                 gas += self.add(position, transaction, hints);
             } else {
                 // In place, so whatever its sender does next must wait for it.
-                self.last.insert(token(transaction.sender, &[]), (NOBODY, 0));
+                self.last.insert(token(transaction.sender, &[]), NOBODY);
             }
         }
         gas >= GAS_WORTH_WAKING && self.lanes.iter().any(|lane| *lane != 0)
@@ -173,15 +183,20 @@ impl Plan {
         let gas = if hint.gas == 0 { limit.min(GAS_GUESS) } else { hint.gas.min(limit) };
         let mut tokens = [0; WORDS_MAX + 2];
         let count = tokens_of(transaction, to, hint.caution, &mut tokens);
-        let mut found = [None; WORDS_MAX + 2];
+        let place = u32::try_from(self.lanes.len()).unwrap_or(NOBODY);
+        // All that it depends on may matter to it, not only the last: they stand on its lane.
+        let mut found = [NOBODY; WORDS_MAX + 2];
         let mut before: Option<(u32, u8)> = None;
         let mut agrees = true;
         for (token, found) in tokens[..count].iter().zip(&mut found) {
-            *found = self.last.get(token).copied();
-            let Some((place, lane)) = *found else { continue };
+            let Some(at) = self.last.insert(*token, place).filter(|at| *at != place) else {
+                continue;
+            };
+            *found = at;
+            let lane = self.lanes.get(at as usize).copied().unwrap_or(0);
             agrees &= before.is_none_or(|(_, other)| other == lane);
-            if before.is_none_or(|(other, _)| other < place) {
-                before = Some((place, lane));
+            if before.is_none_or(|(other, _)| other < at) {
+                before = Some((at, lane));
             }
         }
         let lane = match before {
@@ -190,7 +205,6 @@ impl Plan {
             Some(_) => 0,
             None => self.lightest(),
         };
-        let place = u32::try_from(self.lanes.len()).unwrap_or(NOBODY);
         self.loads[usize::from(lane)] += gas;
         if lane != 0 {
             self.loads[0] += gas * TAKING_OVER / 16;
@@ -198,14 +212,10 @@ impl Plan {
         self.hints.push(hint_at);
         self.positions.push(position);
         self.lanes.push(lane);
-        // All that it depends on may matter to it, not only the last: they stand on its lane.
-        for (before, _) in found.iter().flatten() {
+        for before in &found[..count] {
             if let Some(followed) = self.followed.get_mut(*before as usize) {
                 *followed |= lane != 0;
             }
-        }
-        for token in &tokens[..count] {
-            self.last.insert(*token, (place, lane));
         }
         self.followed.push(false);
         self.follows.push(before.filter(|_| lane != 0).map_or(NOBODY, |(place, _)| place));
