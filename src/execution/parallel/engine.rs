@@ -223,9 +223,8 @@ impl Steps for Crew<'_> {
         if at >= self.foreseen {
             let next = waiting.iter().take(CALLS_AHEAD).enumerate();
             let mut place = self.run.as_ref().map_or(0, |run| run.next);
-            let calls = next.map(|(next, it)| {
-                self.is_in_place(at + next, &mut place, it).then_some(&**it)
-            });
+            let calls =
+                next.map(|(next, it)| self.is_in_place(at + next, &mut place, it).then_some(&**it));
             self.foreseen = at + foresee(store, calls);
         }
     }
