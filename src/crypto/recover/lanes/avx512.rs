@@ -7,9 +7,9 @@
 
 use crate::crypto::recover::lanes::{
     chunk::{self, Chunk},
-    field::Fe,
+    field::{Fe, Limbs},
     point::{self, Affine, Curve, Jacobian, Job, Shared},
-    power,
+    power, scalar,
     vector::{LANES, Lanes},
 };
 use std::{
@@ -201,5 +201,6 @@ outlined! {
         inverse: &mut Numbers<N>,
         shared: &Share<N>
     ) -> () { point::end(points, job, inverse, shared) }
+    times [] (a: &Limbs<Avx512>, b: &Limbs<Avx512>) -> Limbs<Avx512> { scalar::times(a, b) }
     mul_one [] (a: &Numbers<1>, b: &Numbers<1>) -> Numbers<1> { a.mul(b) }
 }

@@ -15,19 +15,26 @@ use crate::crypto::recover::lanes::{
     generator::{POSITIONS, STEPS_AFTER, TABLES, Table},
     point::{Affine, Curve, Jacobian, Job, Shared},
     power,
-    scalar::Multipliers,
+    scalar::{Multipliers, Scalars, multipliers},
     vector::LANES,
 };
 use alloy_primitives::{U256, uint};
 
 /// What the lanes need of one signature.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Task {
+pub(super) struct Given {
     /// x of R, below p.
     pub(super) x: U256,
     /// y of R is odd.
     pub(super) odd: bool,
-    pub(super) multipliers: Multipliers,
+    pub(super) scalars: Scalars,
+}
+
+/// The same, with the digits of what it multiplies.
+struct Task {
+    x: U256,
+    odd: bool,
+    multipliers: Multipliers,
 }
 
 /// What the lanes found.
@@ -43,7 +50,7 @@ pub(super) enum Found {
 
 /// Signatures on their way, and what was found for each in their order.
 pub(super) struct Chunk<'a> {
-    pub(super) tasks: &'a [Task],
+    pub(super) given: &'a [Given],
     pub(super) found: &'a mut Vec<Found>,
 }
 
@@ -101,15 +108,28 @@ const _: () = assert!(JOBS_MAX >= jobs(1) && JOBS_MAX >= jobs(2));
 /// Recovers all of a chunk: pairs of vectors in step, and one that is left over by itself.
 #[inline(always)]
 pub(super) fn run<V: Curve>(chunk: &mut Chunk<'_>) {
-    let vectors = chunk.tasks.len().div_ceil(LANES);
-    let paired = chunk.tasks.len().min(vectors / 2 * 2 * LANES);
-    let (pairs, last) = chunk.tasks.split_at(paired);
+    let tasks = tasks::<V>(chunk.given);
+    let vectors = tasks.len().div_ceil(LANES);
+    let paired = tasks.len().min(vectors / 2 * 2 * LANES);
+    let (pairs, last) = tasks.split_at(paired);
     if !pairs.is_empty() {
         run_in_groups::<V, 2>(pairs, chunk.found);
     }
     if !last.is_empty() {
         run_in_groups::<V, 1>(last, chunk.found);
     }
+}
+
+#[inline(always)]
+fn tasks<V: Curve>(given: &[Given]) -> Vec<Task> {
+    let mut scalars = Vec::with_capacity(given.len());
+    scalars.extend(given.iter().map(|given| given.scalars));
+    let mut all = Vec::with_capacity(given.len());
+    multipliers::<V>(&scalars, &mut all);
+    let given = given.iter().zip(all);
+    given
+        .map(|(Given { x, odd, .. }, multipliers)| Task { x: *x, odd: *odd, multipliers })
+        .collect()
 }
 
 #[inline(always)]

@@ -78,9 +78,9 @@ fn sqr_times<V: Lanes, const N: usize>(a: &[Limbs<V>; N], times: usize) -> [Limb
     out
 }
 
-/// a * b
+/// a * b, as integers.
 #[inline(always)]
-fn product<V: Lanes>(a: &Limbs<V>, b: &Limbs<V>) -> Columns<V> {
+pub(super) fn product<V: Lanes>(a: &Limbs<V>, b: &Limbs<V>) -> Columns<V> {
     product_on([V::splat(0); 2 * LIMBS], a, b)
 }
 
@@ -143,7 +143,7 @@ fn reduced<V: Lanes>(mut c: Columns<V>) -> Limbs<V> {
 
 /// Carries limb by limb; limb 4 takes what is left.
 #[inline(always)]
-fn rippled<V: Lanes>(mut a: Limbs<V>) -> Limbs<V> {
+pub(super) fn rippled<V: Lanes>(mut a: Limbs<V>) -> Limbs<V> {
     let mask = V::splat(MASK_52);
     for i in 0..LIMBS - 1 {
         a[i + 1] = a[i + 1].plus(a[i].right::<52>());
@@ -371,7 +371,7 @@ const _: () = assert!(CARRIED_MAX * TOP < MASK_52 && TOP - TIGHT_TOP >= 1);
 const _: () = assert!(PRODUCTS_MAX * (TOP >> 24) * (TOP >> 24) < 1 << 56);
 
 /// A number in limbs.
-pub(super) fn limbs_of(number: U256) -> [u64; LIMBS] {
+pub(super) const fn limbs_of(number: U256) -> [u64; LIMBS] {
     let [a, b, c, d] = *number.as_limbs();
     [
         a & MASK_52,

@@ -30,9 +30,9 @@ mod tests;
 use crate::crypto::recover::{
     ORDER, Signed,
     lanes::{
-        chunk::{Chunk, Found, Task},
+        chunk::{Chunk, Found, Given},
         field::PRIME,
-        scalar::{Scalars, multipliers},
+        scalar::Scalars,
     },
 };
 use alloy_primitives::U256;
@@ -82,30 +82,21 @@ pub(super) fn recover(signed: &[Signed], out: &mut Vec<Verdict>) {
 fn recover_chunk(signed: &[Signed], out: &mut Vec<Verdict>, run: fn(&mut Chunk<'_>)) {
     let mut found = Vec::with_capacity(signed.len());
     let mut points = Vec::with_capacity(signed.len());
-    let mut scalars = Vec::with_capacity(signed.len());
+    let mut given = Vec::with_capacity(signed.len());
     for one in signed {
         let point = point_of(one);
-        points.push(point);
-        if point.is_some() {
-            let hash = U256::from_be_bytes(one.hash.0);
-            let hash = if hash < ORDER { hash } else { hash - ORDER };
-            scalars.push(Scalars { hash, r: one.r, s: one.s });
+        points.push(point.is_some());
+        if let Some((x, odd)) = point {
+            let scalars = Scalars { hash: U256::from_be_bytes(one.hash.0), r: one.r, s: one.s };
+            given.push(Given { x, odd, scalars });
         }
     }
-    let mut factors = Vec::with_capacity(signed.len());
-    multipliers(&scalars, &mut factors);
-    let tasks: Vec<Task> = points
-        .iter()
-        .flatten()
-        .zip(factors)
-        .map(|((x, odd), multipliers)| Task { x: *x, odd: *odd, multipliers })
-        .collect();
-    if !tasks.is_empty() {
-        run(&mut Chunk { tasks: &tasks, found: &mut found });
+    if !given.is_empty() {
+        run(&mut Chunk { given: &given, found: &mut found });
     }
     let mut found = found.into_iter();
-    for point in points {
-        out.push(match point.and_then(|_| found.next()) {
+    for is_point in points {
+        out.push(match is_point.then(|| found.next()).flatten() {
             None | Some(Found::NoPoint) => Verdict::NoKey,
             Some(Found::Unsure) => Verdict::Unsure,
             Some(Found::Key(key)) => Verdict::Key(key),

@@ -6,8 +6,8 @@
 //! all that follows keeps it: those lanes are wrong and known to be.
 
 use crate::crypto::recover::lanes::{
-    field::{Fe, Sum},
-    power,
+    field::{Fe, Limbs, Sum},
+    power, scalar,
     vector::Lanes,
 };
 
@@ -49,6 +49,11 @@ pub(super) trait Curve: Lanes {
         shared: &Shared<Self, N>,
     ) {
         end(points, job, inverse, shared);
+    }
+    /// `scalar::times`
+    #[inline(always)]
+    fn times(a: &Limbs<Self>, b: &Limbs<Self>) -> Limbs<Self> {
+        scalar::times(a, b)
     }
     /// a * b, of one vector.
     #[inline(always)]
@@ -175,8 +180,9 @@ impl<V: Lanes, const N: usize> Jacobian<V, N> {
         let z_out = v.mul(z);
         let slope: Fe<V, N, 3> = square.sum().twice::<2>().plus(&square.sum()).carried();
         let t = x.mul(&v_square);
-        let x_out = slope.sqr_plus(&t.sum().twice::<2>().negated::<4>());
-        let w: Fe<V, N, 6> = x_out.sum().minus::<1, 3>(&t.sum()).twice::<6>().carried();
+        let minus_2t = t.sum().twice::<2>().negated::<4>();
+        let x_out = slope.sqr_plus(&minus_2t);
+        let w: Fe<V, N, 6> = x_out.sum().twice::<2>().plus(&minus_2t).carried();
         Self { x: x_out, v: slope.mul_sqr(&w, &v_square), z: z_out }
     }
 

@@ -4,14 +4,14 @@ use crate::crypto::recover::{
     ORDER, Signed,
     lanes::{
         self, Verdict,
-        chunk::{self, Chunk, Found, Task},
+        chunk::{self, Chunk, Found, Given},
         digits::{DIGITS, NONE, STEPS, digits},
         field::{Fe, PRIME, Sum, limbs_of, numbers},
         generator::{self, BITS, POSITIONS, STEPS_AFTER, TABLES, place},
         model::Model,
         point::{Affine, Jacobian},
         power,
-        scalar::{Scalars, multipliers},
+        scalar::{self, Scalars, multipliers},
         vector::{LANES, Lanes, MASK_52},
     },
     one,
@@ -113,13 +113,14 @@ proptest! {
         let fit = |number: U256| (number % (ORDER - U256::ONE)) + U256::ONE;
         let scalars: Vec<Scalars> = all
             .iter()
-            .map(|(hash, r, s)| Scalars { hash: *hash % ORDER, r: fit(*r), s: fit(*s) })
+            .map(|(hash, r, s)| Scalars { hash: *hash, r: fit(*r), s: fit(*s) })
             .collect();
         let mut found = Vec::new();
-        multipliers(&scalars, &mut found);
+        multipliers::<Model>(&scalars, &mut found);
+        prop_assert_eq!(found.len(), scalars.len());
         for (scalars, found) in scalars.iter().zip(&found) {
             let inverse = scalars.r.inv_mod(ORDER).unwrap();
-            let u1 = inverse.mul_mod((ORDER - scalars.hash) % ORDER, ORDER);
+            let u1 = inverse.mul_mod(ORDER - scalars.hash % ORDER, ORDER);
             prop_assert_eq!(worth_of_digits(&found.generator), u1);
             let u2 = inverse.mul_mod(scalars.s, ORDER);
             let mut codes = found.point.below.to_vec();
@@ -348,23 +349,41 @@ fn limbs_at_their_limits_lose_no_bit() {
     }
 }
 
-fn tasks(count: u64) -> Vec<Task> {
+fn given(count: u64) -> Vec<Given> {
     let number = |what: &str, at: u64| -> U256 {
         U256::from_be_bytes(keccak256(format!("{what} {at}")).0) % ORDER
     };
-    let scalars: Vec<Scalars> = (0..count)
-        .map(|at| Scalars { hash: number("hash", at), r: number("r", at), s: number("s", at) })
-        .collect();
-    let mut found = Vec::new();
-    multipliers(&scalars, &mut found);
-    let all = scalars.iter().zip(found).enumerate();
-    all.map(|(at, (one, multipliers))| Task { x: one.r, odd: at % 2 == 0, multipliers }).collect()
+    let one = |at| {
+        let scalars = Scalars { hash: number("hash", at), r: number("r", at), s: number("s", at) };
+        Given { x: scalars.r, odd: at % 2 == 0, scalars }
+    };
+    (0..count).map(one).collect()
+}
+
+#[test]
+fn scalars_at_their_limits_lose_no_bit() {
+    let number = |limbs: [u64; 5]| {
+        limbs.iter().rev().fold(U256::ZERO, |sum, limb| {
+            sum.mul_mod(U256::ONE << 52, ORDER).add_mod(U256::from(*limb), ORDER)
+        })
+    };
+    let over = U256::from(2).pow_mod(U256::from(260), ORDER).inv_mod(ORDER).unwrap();
+    let all = extremes((1 << 49) - 1);
+    for a in &all {
+        for b in &all {
+            let found = scalar::times(&splat(*a)[0], &splat(*b)[0]).map(|limb| limb.words()[0]);
+            let expected = number(*a).mul_mod(number(*b), ORDER).mul_mod(over, ORDER);
+            assert_eq!(number(found), expected, "{a:x?} {b:x?}");
+            let fits = found[..4].iter().all(|limb| *limb <= MASK_52) && found[4] < 1 << 49;
+            assert!(fits, "{a:x?} {b:x?}: {found:x?}");
+        }
+    }
 }
 
 /// Without optimisation the model keeps every vector of a whole recovery on the stack.
-fn by_model(tasks: &[Task]) -> Vec<Found> {
-    let mut found = Vec::with_capacity(tasks.len());
-    lanes::on_a_large_stack(|| chunk::run::<Model>(&mut Chunk { tasks, found: &mut found }));
+fn by_model(given: &[Given]) -> Vec<Found> {
+    let mut found = Vec::with_capacity(given.len());
+    lanes::on_a_large_stack(|| chunk::run::<Model>(&mut Chunk { given, found: &mut found }));
     found
 }
 
@@ -372,13 +391,13 @@ fn by_model(tasks: &[Task]) -> Vec<Found> {
 #[test]
 fn the_model_finds_what_the_registers_find() {
     for count in [1, 8, 25] {
-        let tasks = tasks(count);
-        let found = by_model(&tasks);
-        assert_eq!(found.len(), tasks.len());
+        let given = given(count);
+        let found = by_model(&given);
+        assert_eq!(found.len(), given.len());
         #[cfg(target_arch = "x86_64")]
         if lanes::available() {
             let mut other = Vec::new();
-            lanes::run(&mut Chunk { tasks: &tasks, found: &mut other });
+            lanes::run(&mut Chunk { given: &given, found: &mut other });
             assert_eq!(found, other);
         }
     }
@@ -457,10 +476,10 @@ fn a_planted_wrong_carry_is_found() {
     for (lane, (good, planted)) in read(&good).iter().zip(read(&planted)).enumerate() {
         assert_eq!(*good != planted, lane == 5);
     }
-    let tasks = tasks(9);
-    let mut wrong = tasks.clone();
-    wrong[3].multipliers.generator[2][3] ^= 1;
-    for (at, (one, other)) in by_model(&tasks).iter().zip(by_model(&wrong)).enumerate() {
+    let given = given(9);
+    let mut wrong = given.clone();
+    wrong[3].scalars.hash ^= U256::ONE << 77;
+    for (at, (one, other)) in by_model(&given).iter().zip(by_model(&wrong)).enumerate() {
         assert_eq!(*one != other, at == 3 && *one != Found::NoPoint);
     }
 }
