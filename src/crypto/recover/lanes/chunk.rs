@@ -120,6 +120,7 @@ pub(super) fn run<V: Curve>(chunk: &mut Chunk<'_>) {
     }
 }
 
+/// What is given, with the digits of u1 and u2.
 #[inline(always)]
 fn tasks<V: Curve>(given: &[Given]) -> Vec<Task> {
     let mut scalars = Vec::with_capacity(given.len());
