@@ -426,6 +426,16 @@ pub(super) fn packed<V: Lanes>([a, b, c, d, e]: Limbs<V>) -> [V; 4] {
     ]
 }
 
+/// Each lane takes the number of the lane whose own number differs in the bits `BY`.
+#[inline(always)]
+pub(super) fn swapped<V: Lanes, const BY: usize>(a: &Limbs<V>) -> Limbs<V> {
+    let mut out = *a;
+    for limb in &mut out {
+        *limb = limb.swapped::<BY>();
+    }
+    out
+}
+
 /// One vector of canonical numbers as numbers.
 #[inline(always)]
 pub(super) fn numbers<V: Lanes>(limbs: Limbs<V>) -> [U256; LANES] {

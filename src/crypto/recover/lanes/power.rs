@@ -1,7 +1,7 @@
 //! Powers and inverses: the square root, and one inversion for many numbers.
 
 use crate::crypto::recover::lanes::{
-    field::{Fe, PRIME, numbers},
+    field::{Fe, PRIME, numbers, swapped},
     point::Curve,
     vector::{LANES, Lanes},
 };
@@ -43,11 +43,11 @@ pub(super) fn inverse<V: Curve, const N: usize>(a: &Fe<V, N, 1>) -> Option<Fe<V,
         others[n] = V::mul_one(&others[n], &after);
         after = V::mul_one(&after, &Fe([a.0[n]]));
     }
-    let beside = swapped::<V, 1>(&product);
+    let beside = Fe([swapped::<V, 1>(&product.0[0])]);
     let two = V::mul_one(&product, &beside);
-    let beside_two = swapped::<V, 2>(&two);
+    let beside_two = Fe([swapped::<V, 2>(&two.0[0])]);
     let four = V::mul_one(&two, &beside_two);
-    let beside_four = swapped::<V, 4>(&four);
+    let beside_four = Fe([swapped::<V, 4>(&four.0[0])]);
     let all = V::mul_one(&four, &beside_four);
     let [number, ..]: [U256; LANES] = numbers(all.canonical().0[0]);
     let inverse = Fe::<V, 1, 1>::splat(number.inv_mod(PRIME)?);
@@ -58,14 +58,4 @@ pub(super) fn inverse<V: Curve, const N: usize>(a: &Fe<V, N, 1>) -> Option<Fe<V,
         out[n] = V::mul_one(&inverse, &others[n]).0[0];
     }
     Some(Fe(out))
-}
-
-/// Each lane takes the number of the lane whose own number differs in the bits `BY`.
-#[inline(always)]
-fn swapped<V: Curve, const BY: usize>(a: &Fe<V, 1, 1>) -> Fe<V, 1, 1> {
-    let mut out = a.0;
-    for limb in &mut out[0] {
-        *limb = limb.swapped::<BY>();
-    }
-    Fe(out)
 }

@@ -9,7 +9,7 @@ use crate::crypto::recover::{
     ORDER,
     lanes::{
         digits::{Digits, digits},
-        field::{LIMBS, Limbs, limbs_of, numbers, packed, product, rippled, unpacked},
+        field::{LIMBS, Limbs, limbs_of, numbers, packed, product, rippled, swapped, unpacked},
         generator,
         point::Curve,
         vector::{LANES, Lanes, MASK_52},
@@ -164,14 +164,4 @@ fn inverse<V: Curve>(a: &Limbs<V>) -> Limbs<V> {
     let others = V::times(&beside_two, &beside_four);
     let inverse = V::times(&V::times(&inverse, &beside), &others);
     V::times(&inverse, &splat(SQUARE))
-}
-
-/// Each lane takes the number of the lane whose own number differs in the bits `BY`.
-#[inline(always)]
-fn swapped<V: Lanes, const BY: usize>(a: &Limbs<V>) -> Limbs<V> {
-    let mut out = *a;
-    for limb in &mut out {
-        *limb = limb.swapped::<BY>();
-    }
-    out
 }
