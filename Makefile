@@ -24,7 +24,7 @@ test: setup setup-test ## Run all tests, those by real clients too
 	$(CARGO) build --release --bin basalt
 	tests/clients/run
 
-test-long: setup setup-test ## Run what takes hours: thousands of blocks, a million signatures, kills
+test-long: setup setup-test ## Run what takes half an hour: thousands of blocks, a million signatures, kills
 	BASALT_PARALLEL_SEEDS=5000 $(CARGO) test --release --test parallel_equals_serial
 	BASALT_RECOVER_TESTS=1000000 $(CARGO) test --release --lib crypto::recover
 	BASALT_CRASH_ROUNDS=50 $(CARGO) test --release --test crash_recovery

@@ -440,7 +440,9 @@ impl Crew<'_> {
         if transaction.envelope.input().is_empty() {
             return false;
         }
-        let Some(_) = &self.run else { return true };
+        if self.run.is_none() {
+            return true;
+        }
         let Plan { positions, lanes, .. } = &*self.plan;
         while positions.get(*place).is_some_and(|it| *it < at) {
             *place += 1;

@@ -86,7 +86,7 @@ impl View {
     }
 
     /// Forgets own writes that are committed. What is left may double before the next time, so
-    /// that each write is looked at about once.
+    /// that each write is looked at about once, but near the bound.
     #[cold]
     fn tidy(&mut self) {
         let committed = self.committed;

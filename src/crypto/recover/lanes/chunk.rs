@@ -78,6 +78,7 @@ const THETA_W: usize = TURNED + 3;
 
 /// Levels of additions.
 const LEVELS: usize = 3;
+
 /// `digits::DIGITS`, level by level.
 const DIGIT_JOBS: [&[Job]; LEVELS] = [
     &[Job::Subtract(0, W, 1), Job::Double(0, 2)],

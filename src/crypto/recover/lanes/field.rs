@@ -152,6 +152,17 @@ pub(super) fn rippled<V: Lanes>(mut a: Limbs<V>) -> Limbs<V> {
     a
 }
 
+/// The same number in each lane.
+#[inline(always)]
+pub(super) fn splat<V: Lanes>(number: U256) -> Limbs<V> {
+    let limbs = limbs_of(number);
+    let mut out = [V::splat(0); LIMBS];
+    for i in 0..LIMBS {
+        out[i] = V::splat(limbs[i]);
+    }
+    out
+}
+
 /// For assertions: no bit is lost in a multiplication.
 fn multiplicable<V: Lanes>(a: &Limbs<V>) -> bool {
     a.iter().all(|limb| limb.words().iter().all(|word| *word <= MASK_52))
@@ -240,14 +251,7 @@ impl<V: Lanes, const N: usize> Fe<V, N, 1> {
     /// The same number in each lane.
     #[inline(always)]
     pub(super) fn splat(number: U256) -> Self {
-        let limbs = limbs_of(number);
-        let mut out = [[V::splat(0); LIMBS]; N];
-        for vector in &mut out {
-            for i in 0..LIMBS {
-                vector[i] = V::splat(limbs[i]);
-            }
-        }
-        Self(out)
+        Self([splat(number); N])
     }
 
     /// `yes` where the mask of its vector is set.
@@ -390,14 +394,21 @@ fn canonical<V: Lanes>(a: &Limbs<V>) -> Limbs<V> {
     let mut once = *a;
     once[0] = once[0].low(a[4].right::<48>(), fold);
     once[4] = once[4].and(top);
-    let once = rippled(once);
-    let mut less = once;
-    less[0] = less[0].plus(fold);
+    less_if_not_below(&rippled(once), [FOLD_256, 0, 0, 0, 0])
+}
+
+/// A number less 2^256 - `complement` where it is not below that, for one below twice that.
+#[inline(always)]
+pub(super) fn less_if_not_below<V: Lanes>(a: &Limbs<V>, complement: [u64; LIMBS]) -> Limbs<V> {
+    let mut less = *a;
+    for i in 0..LIMBS {
+        less[i] = less[i].plus(V::splat(complement[i]));
+    }
     let mut less = rippled(less);
     let below = less[4].right::<48>().zeros();
-    less[4] = less[4].and(top);
+    less[4] = less[4].and(V::splat(MASK_48));
     for i in 0..LIMBS {
-        less[i] = V::choose(below, once[i], less[i]);
+        less[i] = V::choose(below, a[i], less[i]);
     }
     less
 }

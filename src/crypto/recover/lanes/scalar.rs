@@ -9,7 +9,10 @@ use crate::crypto::recover::{
     ORDER,
     lanes::{
         digits::{Digits, digits},
-        field::{LIMBS, Limbs, limbs_of, numbers, packed, product, rippled, swapped, unpacked},
+        field::{
+            LIMBS, Limbs, less_if_not_below, limbs_of, numbers, packed, product, rippled, splat,
+            swapped, unpacked,
+        },
         generator,
         point::Curve,
         vector::{LANES, Lanes, MASK_52},
@@ -44,22 +47,23 @@ pub(super) struct Scalars {
 /// (Montgomery's trick).
 #[inline(always)]
 pub(super) fn multipliers<V: Curve>(all: &[Scalars], out: &mut Vec<Multipliers>) {
-    let mut before = Vec::with_capacity(all.len().div_ceil(LANES));
+    let mut vectors = Vec::with_capacity(all.len().div_ceil(LANES));
     let mut product = splat::<V>(U256::ONE);
     for eight in all.chunks(LANES) {
-        before.push(product);
-        product = V::times(&product, &read::<V>(eight).r);
+        let numbers = read::<V>(eight);
+        let before = product;
+        product = V::times(&product, &numbers.r);
+        vectors.push((numbers, before));
     }
     let mut inverse = inverse(&product);
     // From the last, whose multipliers come last: each vector's are put in order at the end.
     let start = out.len();
-    for (eight, before) in all.chunks(LANES).zip(&before).rev() {
-        let Vectors { hash, r, s } = read::<V>(eight);
+    for (eight, (Vectors { hash, r, s }, before)) in all.chunks(LANES).zip(&vectors).rev() {
         // 2^260 / r: what it multiplies loses the 2^260 again.
         let over = V::times(&inverse, before);
-        inverse = V::times(&inverse, &r);
-        let [a, b, c, d] = packed(canonical(&V::times(&hash, &over)));
-        let [e, f, g, h] = packed(canonical(&V::times(&s, &over)));
+        inverse = V::times(&inverse, r);
+        let [a, b, c, d] = packed(canonical(&V::times(hash, &over)));
+        let [e, f, g, h] = packed(canonical(&V::times(s, &over)));
         let rows = V::turned([a, b, c, d, e, f, g, h]);
         let mut pairs = [(U256::ZERO, U256::ZERO); LANES];
         for lane in 0..LANES {
@@ -107,16 +111,6 @@ fn read<V: Lanes>(eight: &[Scalars]) -> Vectors<V> {
     Vectors { hash, r, s: unpacked([a, b, c, d]) }
 }
 
-#[inline(always)]
-fn splat<V: Lanes>(number: U256) -> Limbs<V> {
-    let limbs = limbs_of(number);
-    let mut out = [V::splat(0); LIMBS];
-    for i in 0..LIMBS {
-        out[i] = V::splat(limbs[i]);
-    }
-    out
-}
-
 /// a * b / 2^260 modulo n.
 #[inline(always)]
 pub(super) fn times<V: Lanes>(a: &Limbs<V>, b: &Limbs<V>) -> Limbs<V> {
@@ -136,17 +130,7 @@ pub(super) fn times<V: Lanes>(a: &Limbs<V>, b: &Limbs<V>) -> Limbs<V> {
 /// Below n, for a number below 2 n.
 #[inline(always)]
 fn canonical<V: Lanes>(a: &Limbs<V>) -> Limbs<V> {
-    let mut less = *a;
-    for i in 0..LIMBS {
-        less[i] = less[i].plus(V::splat(COMPLEMENT[i]));
-    }
-    let mut less = rippled(less);
-    let below = less[4].right::<48>().zeros();
-    less[4] = less[4].and(V::splat((1 << 48) - 1));
-    for i in 0..LIMBS {
-        less[i] = V::choose(below, a[i], less[i]);
-    }
-    less
+    less_if_not_below(a, COMPLEMENT)
 }
 
 /// 2^260 over the number in each lane, by one inversion of all their product. None is zero.
