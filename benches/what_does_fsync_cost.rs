@@ -227,7 +227,7 @@ fn encoding(clock: &Clock, transfers: u64, rounds: u64) {
         let envelope: alloy_consensus::TxEnvelope = envelope;
         let raw = envelope.encoded_2718().into();
         let (hash, sender) = (keccak256(&raw), party("from"));
-        let transaction = RecoveredTransaction { envelope, hash, sender, authorities: vec![], raw };
+        let transaction = RecoveredTransaction::new(envelope, hash, (sender, vec![]), raw);
         mini_block.transactions.push(Arc::new(transaction));
         mini_block.receipts.push(Receipt {
             tx_type: TxType::Eip1559,

@@ -173,7 +173,7 @@ fn delegation(town: &Town, (from, nonce): (usize, u64), authority: usize) -> Sha
     let sender = who(from);
     let hash = keccak256([sender.as_slice(), &raw[..]].concat());
     let authorities = vec![Some(who(authority))];
-    Arc::new(RecoveredTransaction { envelope, hash, sender, authorities, raw })
+    Arc::new(RecoveredTransaction::new(envelope, hash, (sender, authorities), raw))
 }
 
 fn add(all: &mut Counts, one: &Counts) {
@@ -363,5 +363,5 @@ fn with_next_nonce(
     *next = next.saturating_add(1);
     let raw = Bytes::from(envelope.encoded_2718());
     let hash = keccak256([sender.as_slice(), &raw[..]].concat());
-    Some(Arc::new(RecoveredTransaction { envelope, hash, sender, authorities, raw }))
+    Some(Arc::new(RecoveredTransaction::new(envelope, hash, (sender, authorities), raw)))
 }

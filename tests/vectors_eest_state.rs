@@ -227,7 +227,7 @@ fn with_blobs(raw: Bytes) -> Result<RecoveredTransaction, String> {
     let sender = recover(envelope.signature(), &envelope.signature_hash())
         .ok_or_else(|| "signature recovers no sender".to_owned())?;
     let hash = keccak256(&raw);
-    Ok(RecoveredTransaction { envelope, hash, sender, authorities: Vec::new(), raw })
+    Ok(RecoveredTransaction::new(envelope, hash, (sender, Vec::new()), raw))
 }
 
 /// EIP-2: no signature with a large s.

@@ -115,7 +115,7 @@ fn recovered(envelope: TxEnvelope) -> Result<SharedTransaction, String> {
         .map_err(|error| error.to_string())?;
     let raw = Bytes::from(envelope.encoded_2718());
     let hash = keccak256(&raw);
-    Ok(Arc::new(RecoveredTransaction { envelope, hash, sender, authorities: Vec::new(), raw }))
+    Ok(Arc::new(RecoveredTransaction::new(envelope, hash, (sender, Vec::new()), raw)))
 }
 
 /// What is known of the state before the block; the rest is not touched.

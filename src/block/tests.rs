@@ -49,7 +49,7 @@ fn transaction(nonce: u64, input: Vec<u8>) -> Arc<RecoveredTransaction> {
     let envelope = TxEnvelope::from(body.into_signed(signature));
     let raw = Bytes::from(alloy_eips::eip2718::Encodable2718::encoded_2718(&envelope));
     let (hash, sender) = (*envelope.tx_hash(), Address::repeat_byte(8));
-    Arc::new(RecoveredTransaction { envelope, hash, sender, authorities: Vec::new(), raw })
+    Arc::new(RecoveredTransaction::new(envelope, hash, (sender, Vec::new()), raw))
 }
 
 /// A block whose mini-blocks hold so many transactions each.

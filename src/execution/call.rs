@@ -1,7 +1,7 @@
 //! What a transaction that calls a contract asks of it, by its looks.
 
 use crate::execution::words::{Key, account_key, address_of};
-use crate::types::transaction::RecoveredTransaction;
+use crate::types::transaction::{Outline, RecoveredTransaction};
 use alloy_consensus::Transaction as _;
 use alloy_primitives::Address;
 
@@ -10,9 +10,9 @@ pub(super) type Function = Key<3>;
 
 /// The function that a transaction calls.
 pub(super) fn function(transaction: &RecoveredTransaction) -> Function {
-    let [first, second, last] = account_key(transaction.envelope.to().unwrap_or_default());
-    let selector = transaction.envelope.input().get(..4).and_then(|it| it.try_into().ok());
-    Key([first, second, last | u64::from(u32::from_be_bytes(selector.unwrap_or_default())) << 32])
+    let Outline { to, selector, .. } = transaction.outline();
+    let [first, second, last] = account_key(*to);
+    Key([first, second, last | u64::from(u32::from_be_bytes(*selector)) << 32])
 }
 
 /// Whose function it is.

@@ -162,7 +162,7 @@ fn transactions(sketches: &[Sketch]) -> Vec<SharedTransaction> {
         let raw = Bytes::from(envelope.encoded_2718());
         let sender = who(sketch.from);
         let hash = keccak256([sender.as_slice(), &raw[..]].concat());
-        Arc::new(RecoveredTransaction { envelope, hash, sender, authorities: Vec::new(), raw })
+        Arc::new(RecoveredTransaction::new(envelope, hash, (sender, Vec::new()), raw))
     };
     sketches.iter().map(make).collect()
 }

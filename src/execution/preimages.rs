@@ -117,7 +117,7 @@ impl Preimages {
     /// A call is about to be executed.
     pub(super) fn begin(&mut self, call: &RecoveredTransaction) {
         self.noted = None;
-        if call.envelope.input().is_empty() {
+        if !call.outline().has_input {
             return;
         }
         match self.recipes.get_mut(&function(call)) {

@@ -239,7 +239,7 @@ impl Run {
         block.gas_used += executed.gas_used;
         self.outcome.gas_used += executed.gas_used;
         self.outcome.receipts.push(Receipt {
-            tx_type: transaction.envelope.tx_type(),
+            tx_type: transaction.outline().tx_type,
             success: executed.success,
             gas_used: executed.gas_used,
             cumulative_gas_used: block.gas_used,

@@ -13,9 +13,12 @@ use crate::execution::{
     tips::Tips,
     words::Purse,
 };
-use crate::types::{diff::Account, limits::TRANSACTION_GAS_MAX, transaction::RecoveredTransaction};
-use alloy_consensus::TxEnvelope;
-use alloy_primitives::{Address, Bytes, TxKind, U256};
+use crate::types::{
+    diff::Account,
+    limits::TRANSACTION_GAS_MAX,
+    transaction::{Bare, Outline, RecoveredTransaction},
+};
+use alloy_primitives::{Address, U256};
 
 /// Precompiles, those still to come too, are numbers of two bytes.
 const PRECOMPILE_ZEROS: usize = 18;
@@ -27,61 +30,15 @@ pub(super) struct Parties {
     pub(super) recipient: Option<Id>,
 }
 
-/// What may be a plain transfer, by all that the transaction itself says.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Plain {
-    pub(super) to: Address,
-    nonce: u64,
-    gas_limit: u64,
-    /// Wei per gas that are paid at most, and that the fee recipient gets at most.
-    fee_cap: u128,
-    tip_cap: u128,
-    value: u128,
-}
-
-impl Plain {
-    /// Read off the transaction; nothing where it cannot be one.
-    #[inline]
-    pub(super) fn of(transaction: &RecoveredTransaction, chain_id: u64) -> Option<Self> {
-        let is_bare = |input: &Bytes, listed: usize| input.is_empty() && listed == 0;
-        let read = |nonce, gas_limit, (fee_cap, tip_cap), value: U256| {
-            let [low, high, more @ ..] = *value.as_limbs();
-            let value = u128::from(high) << 64 | u128::from(low);
-            let to = Address::ZERO;
-            (more == [0; 2]).then_some(Self { to, nonce, gas_limit, fee_cap, tip_cap, value })
-        };
-        let (chain, to, is_bare, plain) = match &transaction.envelope {
-            TxEnvelope::Legacy(signed) => {
-                let tx = signed.tx();
-                let plain = read(tx.nonce, tx.gas_limit, (tx.gas_price, tx.gas_price), tx.value);
-                (tx.chain_id, &tx.to, is_bare(&tx.input, 0), plain)
-            }
-            TxEnvelope::Eip2930(signed) => {
-                let tx = signed.tx();
-                let plain = read(tx.nonce, tx.gas_limit, (tx.gas_price, tx.gas_price), tx.value);
-                (Some(tx.chain_id), &tx.to, is_bare(&tx.input, tx.access_list.len()), plain)
-            }
-            TxEnvelope::Eip1559(signed) => {
-                let tx = signed.tx();
-                let caps = (tx.max_fee_per_gas, tx.max_priority_fee_per_gas);
-                let plain = read(tx.nonce, tx.gas_limit, caps, tx.value);
-                (Some(tx.chain_id), &tx.to, is_bare(&tx.input, tx.access_list.len()), plain)
-            }
-            _ => return None,
-        };
-        let (TxKind::Call(to), Some(plain)) = (*to, plain) else { return None };
-        let is_plain = is_bare
-            && plain.tip_cap <= plain.fee_cap
-            && chain.is_none_or(|id| id == chain_id)
-            && (TRANSFER_GAS..=TRANSACTION_GAS_MAX).contains(&plain.gas_limit)
-            && to[..PRECOMPILE_ZEROS] != [0; PRECOMPILE_ZEROS];
-        is_plain.then_some(Self { to, ..plain })
-    }
-
-    /// Wei that the sender must hold; `None` where no purse does.
-    fn cost(&self) -> Option<u128> {
-        u128::from(self.gas_limit).checked_mul(self.fee_cap)?.checked_add(self.value)
-    }
+/// Whether a transaction may be a plain transfer, by all that it says itself.
+#[inline]
+pub(super) fn may_be_plain(outline: &Outline, chain_id: u64) -> bool {
+    outline.bare().is_some_and(|bare| {
+        bare.tip_cap <= bare.fee_cap
+            && bare.chain_id.is_none_or(|id| id == chain_id)
+            && (TRANSFER_GAS..=TRANSACTION_GAS_MAX).contains(&outline.gas_limit)
+            && outline.to[..PRECOMPILE_ZEROS] != [0; PRECOMPILE_ZEROS]
+    })
 }
 
 /// Does what may be a plain transfer, or nothing where it is none or not a valid one.
@@ -91,13 +48,17 @@ impl Plain {
 pub(super) fn transfer(
     store: &mut Store,
     (tips, base_fee): (&mut Tips, u64),
-    plain: &Plain,
-    (from, parties): (Address, Parties),
+    transaction: &RecoveredTransaction,
+    parties: Parties,
 ) -> Result<Option<Executed>, ReadError> {
-    let Some(tip) = plain.fee_cap.checked_sub(u128::from(base_fee)) else { return Ok(None) };
-    let tip = tip.min(plain.tip_cap);
-    let from_id = known_or_found(parties.sender, store, from)?;
-    let to_id = known_or_found(parties.recipient, store, plain.to)?;
+    let outline = transaction.outline();
+    let Some(Bare { fee_cap, tip_cap, value, .. }) = outline.bare() else { return Ok(None) };
+    let Some(tip) = fee_cap.checked_sub(base_fee) else { return Ok(None) };
+    let tip = u128::from(tip.min(tip_cap));
+    let cost = u128::from(outline.gas_limit) * u128::from(fee_cap);
+    let Some(cost) = cost.checked_add(value) else { return Ok(None) };
+    let from_id = known_or_found(parties.sender, store, transaction.sender)?;
+    let to_id = known_or_found(parties.recipient, store, outline.to)?;
     let fees_id = tips.id(store)?;
     let are_tips_apart = from_id != fees_id && to_id != fees_id;
     if !are_tips_apart {
@@ -106,13 +67,12 @@ pub(super) fn transfer(
     let (Ok(Some(sender)), Ok(recipient)) = (store.purse(from_id), store.purse(to_id)) else {
         return Ok(None);
     };
-    let is_next = sender.nonce == plain.nonce && sender.nonce < u64::MAX;
+    let is_next = sender.nonce == outline.nonce && sender.nonce < u64::MAX;
     // EIP-161 would remove an empty account that is touched.
     let is_empty = recipient.is_some_and(|it| it.nonce == 0 && it.balance == 0);
-    if !is_next || is_empty || plain.cost().is_none_or(|cost| cost > sender.balance) {
+    if !is_next || is_empty || cost > sender.balance {
         return Ok(None);
     }
-    let value = plain.value;
     // No more than the cost, which the sender holds.
     let gas = u128::from(TRANSFER_GAS);
     let fee = gas * (tip + u128::from(base_fee));

@@ -140,7 +140,7 @@ fn with_signers(
         return Err(RecoverError::Unsure);
     }
     let Decoded { envelope, hash, raw } = tx;
-    Ok(RecoveredTransaction { envelope, hash, sender, authorities, raw })
+    Ok(RecoveredTransaction::new(envelope, hash, (sender, authorities), raw))
 }
 
 #[cfg(test)]

@@ -30,13 +30,9 @@ fn sized(
     };
     let hash = keccak256(format!("{sender} {nonce} {cap} {tip}"));
     let signature = Signature::new(U256::ONE, U256::ONE, false);
-    Arc::new(RecoveredTransaction {
-        envelope: TxEnvelope::Eip1559(Signed::new_unchecked(tx, signature, hash)),
-        hash,
-        sender: Address::repeat_byte(sender),
-        authorities: Vec::new(),
-        raw: Bytes::from(vec![0; bytes]),
-    })
+    let envelope = TxEnvelope::Eip1559(Signed::new_unchecked(tx, signature, hash));
+    let signers = (Address::repeat_byte(sender), Vec::new());
+    Arc::new(RecoveredTransaction::new(envelope, hash, signers, Bytes::from(vec![0; bytes])))
 }
 
 fn hashes(transactions: &[SharedTransaction]) -> Vec<B256> {

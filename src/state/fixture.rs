@@ -35,7 +35,7 @@ pub(super) fn transaction(nonce: u64) -> SharedTransaction {
     let hash = keccak256(&raw);
     let sender = Address::with_last_byte(u8::try_from(nonce % 251).unwrap());
     let authorities = vec![None, Some(sender)];
-    Arc::new(RecoveredTransaction { envelope, hash, sender, authorities, raw })
+    Arc::new(RecoveredTransaction::new(envelope, hash, (sender, authorities), raw))
 }
 
 /// A receipt with one log whose emitter and topic are given.

@@ -231,7 +231,7 @@ fn transaction(reader: &mut Reader<'_>) -> Result<RecoveredTransaction, DecodeEr
     let envelope = TxEnvelope::decode_2718_exact(&raw).map_err(|error| {
         DecodeError::Transaction { hash, at: reader.at(), why: error.to_string() }
     })?;
-    Ok(RecoveredTransaction { envelope, hash, sender, authorities, raw })
+    Ok(RecoveredTransaction::new(envelope, hash, (sender, authorities), raw))
 }
 
 fn signature(reader: &mut Reader<'_>) -> Result<Signature, DecodeError> {

@@ -119,7 +119,7 @@ fn transaction() -> impl Strategy<Value = RecoveredTransaction> {
                 TxType::Eip7702 => others.iter().map(|who| (who[1] > 9).then_some(*who)).collect(),
                 _ => Vec::new(),
             };
-            RecoveredTransaction { envelope, hash: keccak256(&raw), sender, authorities, raw }
+            RecoveredTransaction::new(envelope, keccak256(&raw), (sender, authorities), raw)
         },
     )
 }

@@ -48,13 +48,7 @@ pub(crate) fn transaction(nonce: u64) -> SharedTransaction {
     let signature = Signature::new(U256::from(nonce + 1), U256::from(2), false);
     let envelope = TxEnvelope::Eip1559(tx.into_signed(signature));
     let raw: Bytes = envelope.encoded_2718().into();
-    Arc::new(RecoveredTransaction {
-        envelope,
-        hash: keccak256(&raw),
-        sender: ALICE,
-        authorities: Vec::new(),
-        raw,
-    })
+    Arc::new(RecoveredTransaction::new(envelope, keccak256(&raw), (ALICE, Vec::new()), raw))
 }
 
 fn receipt(position: u64) -> Receipt {

@@ -144,7 +144,7 @@ pub fn transaction(sender: Address, tx: TxEip1559) -> SharedTransaction {
     let envelope = TxEnvelope::from(signed);
     let raw = Bytes::from(envelope.encoded_2718());
     let hash = keccak256([sender.as_slice(), &raw[..]].concat());
-    Arc::new(RecoveredTransaction { envelope, hash, sender, authorities: Vec::new(), raw })
+    Arc::new(RecoveredTransaction::new(envelope, hash, (sender, Vec::new()), raw))
 }
 
 /// A call with generous fees.

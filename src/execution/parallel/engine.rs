@@ -15,7 +15,7 @@ use crate::execution::{
     serial::{self, Engine, Outcome, Steps},
     store::{ReadError, Store},
     tips::Tips,
-    transfer::{Parties, Plain, transfer},
+    transfer::{Parties, may_be_plain, transfer},
 };
 use crate::types::{
     map::Map,
@@ -187,10 +187,9 @@ const ACCOUNTS_AHEAD: usize = 8;
 /// Calls whose hashes are computed side by side before they are executed, at most.
 const CALLS_AHEAD: usize = 8;
 
-/// What may be a plain transfer, and the hashes of its parties, ahead of its execution.
+/// The hashes of the parties of what may be a plain transfer, ahead of its execution.
 #[derive(Debug, Clone, Copy)]
 struct Near {
-    plain: Plain,
     sender: u64,
     recipient: u64,
     /// Most likely where they lie.
@@ -201,17 +200,18 @@ impl Steps for Crew<'_> {
     #[inline]
     fn look_ahead(&mut self, evm: &mut Evm, at: usize, waiting: &[SharedTransaction]) {
         if let Some(far) = waiting.get(AHEAD - 1) {
-            prefetch(&**far);
+            prefetch(far.outline());
         }
         let store = evm.store();
         if let Some(next) = waiting.get(LISTED_AHEAD) {
-            let plain = Plain::of(next, self.chain_id);
-            self.near[(at + LISTED_AHEAD) % AHEAD] = plain.map(|plain| Near {
-                plain,
+            let outline = next.outline();
+            let near = || Near {
                 sender: store.bring_place(next.sender),
-                recipient: store.bring_place(plain.to),
+                recipient: store.bring_place(outline.to),
                 guess: Parties::default(),
-            });
+            };
+            self.near[(at + LISTED_AHEAD) % AHEAD] =
+                may_be_plain(outline, self.chain_id).then(near);
         }
         if waiting.len() > ACCOUNTS_AHEAD
             && at + ACCOUNTS_AHEAD >= LISTED_AHEAD
@@ -237,19 +237,16 @@ impl Steps for Crew<'_> {
         transaction: &RecoveredTransaction,
     ) -> Result<Executed, TransactError> {
         let fees = (&mut self.tips, block.base_fee);
-        let (store, sender) = (evm.store(), transaction.sender);
-        let done = if at < LISTED_AHEAD {
-            let plain = Plain::of(transaction, self.chain_id);
-            plain.map(|plain| transfer(store, fees, &plain, (sender, Parties::default())))
+        let (store, sender, outline) = (evm.store(), transaction.sender, transaction.outline());
+        let parties = if at < LISTED_AHEAD {
+            may_be_plain(outline, self.chain_id).then(Parties::default)
         } else {
-            self.near[at % AHEAD].as_ref().map(|near| {
-                let parties = Parties {
-                    sender: store.cached_id(sender, near.sender, near.guess.sender),
-                    recipient: store.cached_id(near.plain.to, near.recipient, near.guess.recipient),
-                };
-                transfer(store, fees, &near.plain, (sender, parties))
+            self.near[at % AHEAD].as_ref().map(|near| Parties {
+                sender: store.cached_id(sender, near.sender, near.guess.sender),
+                recipient: store.cached_id(outline.to, near.recipient, near.guess.recipient),
             })
         };
+        let done = parties.map(|parties| transfer(store, fees, transaction, parties));
         let Some(done) = done else { return self.one(evm, at, (block, transaction)) };
         if let Some(done) = done.map_err(EngineError::from)? {
             self.counts.direct += 1;
@@ -310,9 +307,9 @@ impl Crew<'_> {
         }
         let listed = self.all.iter().enumerate().skip(at).map(|(at, it)| {
             if let Some(far) = self.all.get(at + AHEAD) {
-                prefetch(&**far);
+                prefetch(far.outline());
             }
-            (at, &**it, Plain::of(it, self.chain_id).is_none())
+            (at, &**it, !may_be_plain(it.outline(), self.chain_id))
         });
         if !self.plan.make(listed, self.hints, self.lanes.len()) {
             return None;
@@ -437,7 +434,7 @@ impl Crew<'_> {
         place: &mut usize,
         transaction: &RecoveredTransaction,
     ) -> bool {
-        if transaction.envelope.input().is_empty() {
+        if !transaction.outline().has_input {
             return false;
         }
         if self.run.is_none() {

@@ -184,7 +184,7 @@ impl Sketch {
         };
         let raw = Bytes::from(envelope.encoded_2718());
         let hash = keccak256([sender.as_slice(), &raw[..]].concat());
-        Arc::new(RecoveredTransaction { envelope, hash, sender, authorities, raw })
+        Arc::new(RecoveredTransaction::new(envelope, hash, (sender, authorities), raw))
     }
 }
 

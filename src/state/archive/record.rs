@@ -291,7 +291,7 @@ impl Reader<'_> {
         let raw = self.bytes("transaction")?;
         let envelope = TxEnvelope::decode_2718_exact(&raw).map_err(|_| "transaction")?;
         let hash = keccak256(&raw);
-        Ok(Arc::new(RecoveredTransaction { envelope, hash, sender, authorities, raw }))
+        Ok(Arc::new(RecoveredTransaction::new(envelope, hash, (sender, authorities), raw)))
     }
 
     fn receipt(&mut self) -> Result<Receipt, What> {
