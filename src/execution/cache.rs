@@ -4,8 +4,10 @@ use crate::crypto::keccak::LANES;
 use crate::execution::{
     preimages::Expected,
     store::ReadError,
-    table::{self, Id, Reader, Table},
-    words::{Key, account_key, account_value, code_key, hot_of, slot_key},
+    table::{self, Id, Reader},
+    words::{
+        Accounts, Key, Slots, account_key, account_value, code_key, hot_of, is_cold, slot_key,
+    },
 };
 use crate::types::{
     diff::Account,
@@ -28,16 +30,16 @@ pub(super) struct Below {
 /// Two generations: what was not used while the young one filled is forgotten.
 #[derive(Default)]
 pub(super) struct Cache {
-    pub(super) accounts: Table<3, 10>,
-    pub(super) slots: Table<7, 4>,
+    pub(super) accounts: Accounts,
+    pub(super) slots: Slots,
     pub(super) old: Cached,
 }
 
 /// A generation of the cache, for other threads.
 #[derive(Clone)]
 pub(super) struct Cached {
-    pub(super) accounts: Reader<3, 10>,
-    pub(super) slots: Reader<7, 4>,
+    pub(super) accounts: Reader<3, 4, 6>,
+    pub(super) slots: Reader<7, 4, 0>,
 }
 
 /// The state during one cut, for threads that read while another writes.
@@ -91,7 +93,7 @@ impl Codes {
 
 impl Default for Cached {
     fn default() -> Self {
-        let (accounts, slots) = (Table::default(), Table::default());
+        let (accounts, slots) = (Accounts::default(), Slots::default());
         Self { accounts: accounts.reader().clone(), slots: slots.reader().clone() }
     }
 }
@@ -106,7 +108,7 @@ impl Cache {
         key: &[u64; 3],
     ) -> Result<Id, ViewError> {
         let value = match self.old.accounts.find(key) {
-            Some(old) => self.old.accounts.read(old).value,
+            Some(old) => self.old.accounts.read(old, is_cold).value,
             None => account_value(&Hot { account: below.account(&address)?, incarnation: 0 }),
         };
         Ok(self.accounts.insert(key, &value))
@@ -122,7 +124,7 @@ impl Cache {
 }
 
 /// Has accounts that will be read brought near: all their places, then their records.
-pub(super) fn bring_accounts(accounts: &Reader<3, 10>, addresses: &[Address]) {
+pub(super) fn bring_accounts(accounts: &Reader<3, 4, 6>, addresses: &[Address]) {
     for some in addresses.chunks(LANES) {
         let mut hashes = [0; LANES];
         for (hash, address) in hashes.iter_mut().zip(some) {
@@ -136,11 +138,16 @@ pub(super) fn bring_accounts(accounts: &Reader<3, 10>, addresses: &[Address]) {
 }
 
 /// Has slots that will most likely be read brought near: all their places, then their records.
-pub(super) fn bring_slots(accounts: &Reader<3, 10>, slots: &Reader<7, 4>, expected: &[Expected]) {
+pub(super) fn bring_slots(
+    accounts: &Reader<3, 4, 6>,
+    slots: &Reader<7, 4, 0>,
+    expected: &[Expected],
+) {
     let mut hashes = [0; LANES];
     for (hash, Expected { contract, slot }) in hashes.iter_mut().zip(expected) {
         let account = accounts.find(&account_key(*contract));
-        let incarnation = account.map_or(0, |id| hot_of(&accounts.read(id).value).incarnation);
+        let incarnation = |id| hot_of(&accounts.read(id, is_cold).value).incarnation;
+        let incarnation = account.map_or(0, incarnation);
         *hash = table::hash(&slot_key(*contract, incarnation, slot));
         slots.bring_place(*hash);
     }

@@ -10,7 +10,7 @@ use crate::execution::{
     table::{Entry, Id, Version, hash},
     words::{
         PURSE_AT, Purse, account_key, account_value, address_of, code_key, hot_of, incarnation_of,
-        purse_of, purse_words, slot_key, slot_of,
+        is_cold, purse_of, purse_words, slot_key, slot_of, slot_value,
     },
 };
 use crate::types::{
@@ -81,7 +81,8 @@ pub struct Store {
     late_parent: Option<BlockNumber>,
 }
 
-/// What may differ since the last `take_diff`.
+/// What may differ since the last `take_diff`. A record's mark is its place in a list, where the
+/// record is named at that place.
 #[derive(Default)]
 struct Changes {
     /// The next diff, but that it still holds accounts as they were at the last one, without slots.
@@ -89,8 +90,6 @@ struct Changes {
     /// Of each its record, and how many of its slots are listed.
     records: Vec<(Id, u32)>,
     slots: Vec<SlotChange>,
-    /// Records whose mark bears another epoch have not changed; no mark bears zero.
-    epoch: u32,
 }
 
 /// A slot as it was at the last `take_diff`.
@@ -104,15 +103,14 @@ struct SlotChange {
 impl Changes {
     /// The place of an account, which is as it was or noted already, among the changes.
     #[inline]
-    fn note(&mut self, id: Id, entry: &mut Entry<'_, 3, 10>) -> usize {
-        let mark = entry.mark();
-        if mark >> 32 == u64::from(self.epoch) {
-            return usize::try_from(mark & u64::from(u32::MAX)).unwrap_or(usize::MAX);
+    fn note(&mut self, id: Id, entry: &mut Entry<'_, 3, 4, 6>) -> usize {
+        let mark = entry.mark() as usize;
+        if self.records.get(mark).is_some_and(|(known, _)| *known == id) {
+            return mark;
         }
         let at = self.accounts.len();
-        let at_word = u64::try_from(at).unwrap_or(u64::MAX);
-        entry.set_mark((u64::from(self.epoch) << 32) | at_word);
-        let account = hot_of(&entry.words()).account;
+        entry.set_mark(u32::try_from(at).unwrap_or(u32::MAX));
+        let account = hot_of(&entry.value(is_cold)).account;
         let before = AccountDiff { account, ..AccountDiff::default() };
         self.accounts.push((address_of(&entry.key()), before));
         self.records.push((id, 0));
@@ -131,7 +129,7 @@ impl Store {
         Self {
             below: Below { overlay, base },
             cache: Cache::default(),
-            changes: Changes { epoch: 1, ..Changes::default() },
+            changes: Changes::default(),
             codes: Codes::default(),
             hashes,
             preimages: Preimages::default(),
@@ -232,7 +230,7 @@ impl Store {
     /// The account of a number.
     #[inline]
     pub(super) fn hot(&self, id: Id) -> Hot {
-        hot_of(&self.cache.accounts.own(id))
+        hot_of(&self.cache.accounts.own(id, is_cold))
     }
 
     /// The account of a number as a purse, nothing where there is none.
@@ -241,7 +239,7 @@ impl Store {
     /// Where it is more than that.
     #[inline]
     pub(super) fn purse(&self, id: Id) -> Result<Option<Purse>, ()> {
-        purse_of(&self.cache.accounts.own(id))
+        purse_of(&self.cache.accounts.hot(id))
     }
 
     /// Sets nonce and balance of an account that is a purse.
@@ -249,7 +247,7 @@ impl Store {
     pub(super) fn set_purse(&mut self, id: Id, purse: &Purse) {
         let mut entry = self.cache.accounts.entry(id);
         self.changes.note(id, &mut entry);
-        entry.write(PURSE_AT, &purse_words(purse));
+        entry.write_hot(PURSE_AT, &purse_words(purse));
     }
 
     /// Sets nonce and balance of an account that exists.
@@ -257,8 +255,13 @@ impl Store {
     pub(super) fn set_nonce_and_balance(&mut self, id: Id, nonce: u64, balance: &U256) {
         let mut entry = self.cache.accounts.entry(id);
         self.changes.note(id, &mut entry);
-        let [a, b, c, d] = *balance.as_limbs();
-        entry.write(PURSE_AT, &[nonce, a, b, c, d]);
+        let [low, high, more @ ..] = *balance.as_limbs();
+        if more == [0; 2] && !is_cold(&entry.hot()) {
+            return entry.write_hot(PURSE_AT, &[nonce, low, high]);
+        }
+        let mut hot = hot_of(&entry.value(is_cold));
+        hot.account = hot.account.map(|it| Account { nonce, balance: *balance, ..it });
+        entry.write(&account_value(&hot));
     }
 
     /// Sets an account; its storage stays.
@@ -274,7 +277,7 @@ impl Store {
     pub(super) fn change_account(&mut self, id: Id, hot: &Hot, account: Option<Account>) {
         let mut entry = self.cache.accounts.entry(id);
         self.changes.note(id, &mut entry);
-        entry.write(0, &account_value(&Hot { account, ..*hot }));
+        entry.write(&account_value(&Hot { account, ..*hot }));
     }
 
     /// Empties an account's storage.
@@ -284,7 +287,7 @@ impl Store {
         let at = self.changes.note(id, &mut entry);
         self.changes.accounts[at].1.wiped |= hot.account.is_some();
         let incarnation = hot.incarnation + 1;
-        entry.write(0, &account_value(&Hot { incarnation, ..hot }));
+        entry.write(&account_value(&Hot { incarnation, ..hot }));
     }
 
     /// What other threads need to read the state while it is being written.
@@ -338,7 +341,7 @@ impl Store {
     ) -> Id {
         let key = slot_key(address, incarnation, slot);
         let known = self.cache.slots.reader().find(&key);
-        known.unwrap_or_else(|| self.cache.slots.insert(&key, value.as_limbs()))
+        known.unwrap_or_else(|| self.cache.slots.insert(&key, &slot_value(&value)))
     }
 
     /// A slot's number, good until the next `take_diff`, in an incarnation of its account.
@@ -356,35 +359,35 @@ impl Store {
             return Ok(id);
         }
         let value = match self.cache.old.slots.find(&key) {
-            Some(old) => self.cache.old.slots.read(old).value,
-            None if incarnation > 0 => [0; 4],
-            None => self.below.storage(&address, slot)?.into_limbs(),
+            Some(old) => self.cache.old.slots.read(old, |_| false).value,
+            None if incarnation > 0 => slot_value(&U256::ZERO),
+            None => slot_value(&self.below.storage(&address, slot)?),
         };
         Ok(self.cache.slots.insert(&key, &value))
     }
 
     /// What a slot holds.
     pub(super) fn slot(&self, id: Id) -> U256 {
-        U256::from_limbs(self.cache.slots.own(id))
+        U256::from_limbs(self.cache.slots.hot(id))
     }
 
     /// Sets a slot of the account `of`.
     pub(super) fn set_slot(&mut self, of: Id, id: Id, value: U256) {
         let Self { cache, changes, .. } = self;
         let mut entry = cache.slots.entry(id);
-        let before = U256::from_limbs(entry.words());
+        let before = U256::from_limbs(entry.hot());
         if before == value {
             return;
         }
-        let epoch = u64::from(changes.epoch);
-        if entry.mark() != epoch {
-            entry.set_mark(epoch);
+        let noted = changes.slots.get(entry.mark() as usize);
+        if noted.is_none_or(|noted| noted.id != id) {
+            entry.set_mark(u32::try_from(changes.slots.len()).unwrap_or(u32::MAX));
             let at = changes.note(of, &mut cache.accounts.entry(of));
             changes.records[at].1 += 1;
             let of = u32::try_from(at).unwrap_or(u32::MAX);
             changes.slots.push(SlotChange { of, id, before });
         }
-        entry.write(0, value.as_limbs());
+        entry.write_hot(0, value.as_limbs());
     }
 
     /// What a slot of an account holds.
@@ -456,7 +459,7 @@ impl Store {
             if let Some((far, _)) = changes.records.get(at + RECORDS_AHEAD) {
                 cache.accounts.reader().bring(*far);
             }
-            let Hot { account, incarnation } = hot_of(&cache.accounts.own(*id));
+            let Hot { account, incarnation } = hot_of(&cache.accounts.own(*id, is_cold));
             change.wiped &= change.account.is_some();
             let slots = *slots as usize;
             if slots > 0 {
@@ -469,7 +472,7 @@ impl Store {
                 let slot = &changes.slots[at];
                 let key = cache.slots.reader().key(slot.id);
                 let before = if change.wiped { U256::ZERO } else { slot.before };
-                let now = U256::from_limbs(cache.slots.own(slot.id));
+                let now = U256::from_limbs(cache.slots.hot(slot.id));
                 if incarnation_of(&key) == incarnation && before != now {
                     change.storage.push(slot_of(&key), now);
                 }
@@ -493,10 +496,7 @@ impl Store {
         changes.records.clear();
         changes.slots.clear();
         codes.settle(self.limits.code_bytes_max);
-        // Where epochs begin anew, no old mark may remain.
-        let begins_anew = changes.epoch == u32::MAX;
-        changes.epoch = if begins_anew { 1 } else { changes.epoch + 1 };
-        cache.forget(if begins_anew { 0 } else { self.limits.entries_max / 2 });
+        cache.forget(self.limits.entries_max / 2);
         Diff { accounts: Listed::of_unique(accounts), codes: fresh }
     }
 }

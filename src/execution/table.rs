@@ -33,49 +33,57 @@ pub(super) type Id = u32;
 /// Changes with each write of a record; begins anew after 2^31 of them, which no cut has.
 pub(super) type Version = u32;
 
+/// What a record holds: what changes often, and what seldom matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Value<const H: usize, const C: usize> {
+    pub(super) hot: [u64; H],
+    pub(super) cold: [u64; C],
+}
+
 /// What one look at a record found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Seen<const V: usize> {
+pub(super) struct Seen<const H: usize, const C: usize> {
     pub(super) version: Version,
-    pub(super) value: [u64; V],
+    pub(super) value: Value<H, C>,
 }
 
 /// Two cache lines. What changes often lies in the first, so that only that one goes from core to
-/// core: version, mark, and the first six words of the value.
+/// core; with a key of three words the first is all that is looked at where nothing cold is.
 #[repr(C, align(128))]
-struct Record<const K: usize, const V: usize> {
+struct Record<const K: usize, const H: usize, const C: usize> {
     version: AtomicU32,
     /// The writer's own note.
-    mark: AtomicU64,
-    value: [AtomicU64; V],
+    mark: AtomicU32,
+    hot: [AtomicU64; H],
     key: [AtomicU64; K],
+    cold: [AtomicU64; C],
 }
 
-struct Shared<const K: usize, const V: usize> {
-    chunks: [OnceLock<Box<[Record<K, V>]>>; CHUNKS],
+struct Shared<const K: usize, const H: usize, const C: usize> {
+    chunks: [OnceLock<Box<[Record<K, H, C>]>>; CHUNKS],
     indices: [OnceLock<Box<[AtomicU64]>>; INDICES],
     index: AtomicUsize,
 }
 
 /// The reading end.
-pub(super) struct Reader<const K: usize, const V: usize>(Arc<Shared<K, V>>);
+pub(super) struct Reader<const K: usize, const H: usize, const C: usize>(Arc<Shared<K, H, C>>);
 
 /// The writing end: there is one of it.
-pub(super) struct Table<const K: usize, const V: usize> {
-    reader: Reader<K, V>,
+pub(super) struct Table<const K: usize, const H: usize, const C: usize> {
+    reader: Reader<K, H, C>,
     len: usize,
 }
 
 /// A record in the hands of the writer.
-pub(super) struct Entry<'a, const K: usize, const V: usize>(&'a Record<K, V>);
+pub(super) struct Entry<'a, const K: usize, const H: usize, const C: usize>(&'a Record<K, H, C>);
 
-impl<const K: usize, const V: usize> Clone for Reader<K, V> {
+impl<const K: usize, const H: usize, const C: usize> Clone for Reader<K, H, C> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 }
 
-impl<const K: usize, const V: usize> Default for Table<K, V> {
+impl<const K: usize, const H: usize, const C: usize> Default for Table<K, H, C> {
     fn default() -> Self {
         let shared = Shared {
             chunks: array::from_fn(|_| OnceLock::new()),
@@ -117,9 +125,9 @@ const fn id_at(place: u64) -> Id {
     (place as u32).wrapping_sub(1)
 }
 
-impl<const K: usize, const V: usize> Reader<K, V> {
+impl<const K: usize, const H: usize, const C: usize> Reader<K, H, C> {
     #[inline]
-    fn record(&self, id: Id) -> &Record<K, V> {
+    fn record(&self, id: Id) -> &Record<K, H, C> {
         let (chunk, at) = spot(id);
         match self.0.chunks[chunk].get() {
             Some(chunk) => &chunk[at],
@@ -173,23 +181,25 @@ impl<const K: usize, const V: usize> Reader<K, V> {
         let place = index[home(hash, index.len() - 1)].load(Ordering::Acquire);
         (place != 0).then(|| {
             let id = id_at(place);
-            prefetch(self.record(id));
+            self.bring(id);
             id
         })
     }
 
-    /// Has a record brought near.
+    /// Has a record brought near, but for what is cold.
     #[inline]
     pub(super) fn bring(&self, id: Id) {
-        prefetch(self.record(id));
+        let record = self.record(id);
+        prefetch(&record.version);
+        prefetch(&record.key[K - 1]);
     }
 
-    /// Has a record brought near, what changes of it as one's own.
+    /// As `bring`, what changes as one's own.
     #[inline]
     pub(super) fn bring_to_write(&self, id: Id) {
         let record = self.record(id);
         prefetch_to_write(&record.version);
-        prefetch(&record.key);
+        prefetch(&record.key[K - 1]);
     }
 
     /// The key of a record.
@@ -198,13 +208,14 @@ impl<const K: usize, const V: usize> Reader<K, V> {
         key(self.record(id))
     }
 
-    /// What a record holds, all of it from one moment.
+    /// What a record holds, all of it from one moment; what is cold only where `is_cold`, asked
+    /// with what is hot, says that it matters.
     #[inline]
-    pub(super) fn read(&self, id: Id) -> Seen<V> {
+    pub(super) fn read(&self, id: Id, is_cold: impl Fn(&[u64; H]) -> bool) -> Seen<H, C> {
         let record = self.record(id);
         loop {
             let version = record.version.load(Ordering::Acquire);
-            let value = words(record);
+            let value = value(record, &is_cold);
             fence(Ordering::Acquire);
             if version & 1 == 0 && record.version.load(Ordering::Relaxed) == version {
                 return Seen { version, value };
@@ -220,9 +231,9 @@ impl<const K: usize, const V: usize> Reader<K, V> {
     }
 }
 
-impl<const K: usize, const V: usize> Table<K, V> {
+impl<const K: usize, const H: usize, const C: usize> Table<K, H, C> {
     /// For other threads.
-    pub(super) const fn reader(&self) -> &Reader<K, V> {
+    pub(super) const fn reader(&self) -> &Reader<K, H, C> {
         &self.reader
     }
 
@@ -232,18 +243,15 @@ impl<const K: usize, const V: usize> Table<K, V> {
     }
 
     /// Adds a record; its key must not be there yet.
-    pub(super) fn insert(&mut self, key: &[u64; K], value: &[u64; V]) -> Id {
+    pub(super) fn insert(&mut self, key: &[u64; K], value: &Value<H, C>) -> Id {
         let id = Id::try_from(self.len).unwrap_or(Id::MAX);
         assert!(id < Id::MAX >> 1, "a table holds at most 2^31 records");
         let (chunk, at) = spot(id);
         let shared = &self.reader.0;
         let record = &shared.chunks[chunk].get_or_init(|| records(FIRST_CHUNK << chunk))[at];
-        for (word, new) in record.key.iter().zip(key) {
-            word.store(*new, Ordering::Relaxed);
-        }
-        for (word, new) in record.value.iter().zip(value) {
-            word.store(*new, Ordering::Relaxed);
-        }
+        store(&record.key, key);
+        store(&record.hot, &value.hot);
+        store(&record.cold, &value.cold);
         self.len += 1;
         if 2 * self.len > self.reader.index().len() {
             self.grow();
@@ -253,15 +261,21 @@ impl<const K: usize, const V: usize> Table<K, V> {
         id
     }
 
-    /// What a record holds, for the writer: nobody changes it meanwhile.
+    /// What a record holds that changes often, for the writer: nobody changes it meanwhile.
     #[inline]
-    pub(super) fn own(&self, id: Id) -> [u64; V] {
-        words(self.reader.record(id))
+    pub(super) fn hot(&self, id: Id) -> [u64; H] {
+        load(&self.reader.record(id).hot)
+    }
+
+    /// As `Reader::read`, for the writer.
+    #[inline]
+    pub(super) fn own(&self, id: Id, is_cold: impl Fn(&[u64; H]) -> bool) -> Value<H, C> {
+        value(self.reader.record(id), is_cold)
     }
 
     /// A record, to be written.
     #[inline]
-    pub(super) fn entry(&mut self, id: Id) -> Entry<'_, K, V> {
+    pub(super) fn entry(&mut self, id: Id) -> Entry<'_, K, H, C> {
         Entry(self.reader.record(id))
     }
 
@@ -277,11 +291,17 @@ impl<const K: usize, const V: usize> Table<K, V> {
     }
 }
 
-impl<const K: usize, const V: usize> Entry<'_, K, V> {
-    /// What it holds.
+impl<const K: usize, const H: usize, const C: usize> Entry<'_, K, H, C> {
+    /// What it holds that changes often.
     #[inline]
-    pub(super) fn words(&self) -> [u64; V] {
-        words(self.0)
+    pub(super) fn hot(&self) -> [u64; H] {
+        load(&self.0.hot)
+    }
+
+    /// As `Reader::read`.
+    #[inline]
+    pub(super) fn value(&self, is_cold: impl Fn(&[u64; H]) -> bool) -> Value<H, C> {
+        value(self.0, is_cold)
     }
 
     /// Its key.
@@ -290,47 +310,79 @@ impl<const K: usize, const V: usize> Entry<'_, K, V> {
         key(self.0)
     }
 
-    /// Overwrites the words from `at` on.
+    /// Overwrites all of it.
     #[inline]
-    pub(super) fn write<const N: usize>(&mut self, at: usize, new: &[u64; N]) {
+    pub(super) fn write(&mut self, new: &Value<H, C>) {
+        self.change(|record| {
+            store(&record.hot, &new.hot);
+            store(&record.cold, &new.cold);
+        });
+    }
+
+    /// Overwrites what changes often, from a word on.
+    #[inline]
+    pub(super) fn write_hot<const N: usize>(&mut self, at: usize, new: &[u64; N]) {
+        self.change(|record| store(&record.hot[at..at + N], new));
+    }
+
+    #[inline]
+    fn change(&mut self, write: impl FnOnce(&Record<K, H, C>)) {
         let version = self.0.version.load(Ordering::Relaxed);
         self.0.version.store(version.wrapping_add(1), Ordering::Relaxed);
         fence(Ordering::Release);
-        for (word, new) in self.0.value[at..at + N].iter().zip(new) {
-            word.store(*new, Ordering::Relaxed);
-        }
+        write(self.0);
         self.0.version.store(version.wrapping_add(2), Ordering::Release);
     }
 
     /// The writer's note; zero at first.
     #[inline]
-    pub(super) fn mark(&self) -> u64 {
+    pub(super) fn mark(&self) -> u32 {
         self.0.mark.load(Ordering::Relaxed)
     }
 
     /// Leaves a note.
     #[inline]
-    pub(super) fn set_mark(&mut self, mark: u64) {
+    pub(super) fn set_mark(&mut self, mark: u32) {
         self.0.mark.store(mark, Ordering::Relaxed);
     }
 }
 
 #[inline]
-fn words<const K: usize, const V: usize>(record: &Record<K, V>) -> [u64; V] {
-    array::from_fn(|at| record.value[at].load(Ordering::Relaxed))
+fn value<const K: usize, const H: usize, const C: usize>(
+    record: &Record<K, H, C>,
+    is_cold: impl Fn(&[u64; H]) -> bool,
+) -> Value<H, C> {
+    let hot = load(&record.hot);
+    let cold = if is_cold(&hot) { load(&record.cold) } else { [0; C] };
+    Value { hot, cold }
 }
 
 #[inline]
-fn key<const K: usize, const V: usize>(record: &Record<K, V>) -> [u64; K] {
-    array::from_fn(|at| record.key[at].load(Ordering::Relaxed))
+fn key<const K: usize, const H: usize, const C: usize>(record: &Record<K, H, C>) -> [u64; K] {
+    load(&record.key)
 }
 
-fn records<const K: usize, const V: usize>(count: usize) -> Box<[Record<K, V>]> {
+#[inline]
+fn load<const N: usize>(words: &[AtomicU64; N]) -> [u64; N] {
+    array::from_fn(|at| words[at].load(Ordering::Relaxed))
+}
+
+#[inline]
+fn store(words: &[AtomicU64], new: &[u64]) {
+    for (word, new) in words.iter().zip(new) {
+        word.store(*new, Ordering::Relaxed);
+    }
+}
+
+fn records<const K: usize, const H: usize, const C: usize>(
+    count: usize,
+) -> Box<[Record<K, H, C>]> {
     let blank = |_| Record {
         version: AtomicU32::new(0),
-        mark: AtomicU64::new(0),
-        value: array::from_fn(|_| AtomicU64::new(0)),
+        mark: AtomicU32::new(0),
+        hot: array::from_fn(|_| AtomicU64::new(0)),
         key: array::from_fn(|_| AtomicU64::new(0)),
+        cold: array::from_fn(|_| AtomicU64::new(0)),
     };
     (0..count).map(blank).collect()
 }
@@ -355,14 +407,19 @@ mod tests {
         /// It holds what a map of the standard library holds, through all its growing.
         #[test]
         fn it_equals_a_map(steps in prop::collection::vec((0u64..3_000, any::<u64>()), 1..6_000)) {
-            let mut table = Table::<2, 3>::default();
+            let mut table = Table::<2, 3, 1>::default();
             let mut map = Map::default();
             for (key, word) in steps {
-                let (key, value) = ([key, key % 7], [word, !word, word / 3]);
+                let (key, hot) = ([key, key % 7], [word, !word, word / 3]);
+                let value = Value { hot, cold: [word / 5] };
                 match table.reader().find(&key) {
                     Some(id) => {
-                        prop_assert_eq!(Some(&table.reader().read(id).value), map.get(&key));
-                        table.entry(id).write(0, &value);
+                        let seen = table.reader().read(id, |_| true).value;
+                        prop_assert_eq!(Some(&seen), map.get(&key));
+                        let part = table.reader().read(id, |hot| *hot != seen.hot).value;
+                        prop_assert_eq!(part, Value { cold: [0], ..seen });
+                        prop_assert_eq!(table.own(id, |_| true), seen);
+                        table.entry(id).write(&value);
                     }
                     None => {
                         prop_assert!(!map.contains_key(&key));
@@ -374,10 +431,10 @@ mod tests {
             }
             prop_assert_eq!(table.len(), map.len());
             let mut all: Vec<_> = map.into_iter().collect();
-            all.sort_unstable();
+            all.sort_unstable_by_key(|(key, _)| *key);
             for (key, value) in all {
                 let id = table.reader().find(&key).unwrap();
-                prop_assert_eq!(table.reader().read(id).value, value);
+                prop_assert_eq!(table.reader().read(id, |_| true).value, value);
             }
         }
     }
@@ -387,7 +444,7 @@ mod tests {
     #[test]
     fn readers_see_whole_values_in_order() {
         const KEYS: usize = 5_000;
-        let mut table = Table::<1, 4>::default();
+        let mut table = Table::<1, 3, 1>::default();
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
             for lane in 0usize..2 {
@@ -403,20 +460,20 @@ mod tests {
                         let before = &mut newest[key];
                         assert!(id.is_some() || before.is_none(), "key {key} went away");
                         let Some(id) = id else { continue };
-                        let Seen { version, value } = reader.read(id);
-                        let [first, rest @ ..] = value;
-                        assert_eq!(rest, [first ^ 1, first ^ 2, first ^ 3], "torn");
+                        let Seen { version, value } = reader.read(id, |_| true);
+                        let ([first, rest @ ..], [cold]) = (value.hot, value.cold);
+                        assert_eq!((rest, cold), ([first ^ 1, first ^ 2], first ^ 3), "torn");
                         assert!(before.is_none_or(|before| before <= (version, first)), "older");
                         *before = Some((version, first));
                     }
                 });
             }
-            let value = |word: u64| [word, word ^ 1, word ^ 2, word ^ 3];
+            let value = |word: u64| Value { hot: [word, word ^ 1, word ^ 2], cold: [word ^ 3] };
             for word in 0..60 {
                 for key in 0..KEYS {
                     let key = [key as u64];
                     match table.reader().find(&key) {
-                        Some(id) => table.entry(id).write(0, &value(word << 2)),
+                        Some(id) => table.entry(id).write(&value(word << 2)),
                         None => drop(table.insert(&key, &value(word << 2))),
                     }
                 }

@@ -1,12 +1,27 @@
 //! Accounts and slots as words of a table, there and back.
 
-use crate::execution::cache::Hot;
+use crate::execution::{
+    cache::Hot,
+    table::{Table, Value},
+};
 use crate::types::diff::Account;
 use alloy_primitives::{Address, B256, KECCAK256_EMPTY, U256};
 use std::hash::{Hash, Hasher};
 
-/// Of a meta word: the account exists. The bits above count its incarnations.
+/// Of a meta word: the account exists.
 const EXISTS: u64 = 1;
+/// It has no code, and its balance no more than 128 bits; so has an account that does not exist.
+const PLAIN: u64 = 2;
+/// The bits above count its incarnations.
+const INCARNATION_AT: u32 = 2;
+
+/// An account as it is kept: what it is, nonce, lower half of the balance; upper half, hash of the
+/// code, which are zero and not looked at where the account is plain.
+pub(super) type AccountValue = Value<4, 6>;
+/// A slot as it is kept.
+pub(super) type SlotValue = Value<4, 0>;
+pub(super) type Accounts = Table<3, 4, 6>;
+pub(super) type Slots = Table<7, 4, 0>;
 
 /// Words as the key of a map, hashed as words and not as bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,34 +77,58 @@ pub(super) const fn incarnation_of(key: &[u64; 7]) -> u32 {
     (key[2] >> 32) as u32
 }
 
-/// An account's words: what it is, nonce, balance, hash of its code.
+/// Whether the cold words of an account matter.
 #[inline]
-pub(super) fn account_value(hot: &Hot) -> [u64; 10] {
-    let meta = u64::from(hot.incarnation) << 1;
-    let Some(account) = hot.account else { return [meta, 0, 0, 0, 0, 0, 0, 0, 0, 0] };
-    let [a, b, c, d] = account.balance.into_limbs();
-    let code = &account.code_hash.0;
-    let code = [word(code, 0), word(code, 8), word(code, 16), word(code, 24)];
-    [meta | EXISTS, account.nonce, a, b, c, d, code[0], code[1], code[2], code[3]]
+pub(super) const fn is_cold(hot: &[u64; 4]) -> bool {
+    hot[0] & PLAIN == 0
 }
 
-/// The account of its words.
+/// A slot to be kept.
 #[inline]
-#[expect(clippy::cast_possible_truncation, reason = "an incarnation has 32 bits")]
-pub(super) fn hot_of(value: &[u64; 10]) -> Hot {
-    let [meta, nonce, a, b, c, d, code @ ..] = value;
-    let incarnation = (meta >> 1) as u32;
+pub(super) const fn slot_value(value: &U256) -> SlotValue {
+    SlotValue { hot: *value.as_limbs(), cold: [] }
+}
+
+/// An account to be kept.
+#[inline]
+pub(super) fn account_value(hot: &Hot) -> AccountValue {
+    let meta = u64::from(hot.incarnation) << INCARNATION_AT;
+    let Some(account) = hot.account else {
+        return AccountValue { hot: [meta | PLAIN, 0, 0, 0], cold: [0; 6] };
+    };
+    let [low, high, more @ ..] = account.balance.into_limbs();
+    let words = |meta| [meta | EXISTS, account.nonce, low, high];
+    if more == [0; 2] && account.code_hash == KECCAK256_EMPTY {
+        return AccountValue { hot: words(meta | PLAIN), cold: [0; 6] };
+    }
+    let Key([a, b, c, d]) = code_key(account.code_hash);
+    AccountValue { hot: words(meta), cold: [more[0], more[1], a, b, c, d] }
+}
+
+/// An account as it was kept.
+#[inline]
+pub(super) fn hot_of(value: &AccountValue) -> Hot {
+    let AccountValue { hot: [meta, nonce, low, high], cold: [a, b, code @ ..] } = *value;
     let account = (meta & EXISTS != 0).then(|| {
+        if meta & PLAIN != 0 {
+            let balance = U256::from_limbs([low, high, 0, 0]);
+            return Account { nonce, balance, code_hash: KECCAK256_EMPTY };
+        }
         let mut code_hash = B256::ZERO;
         for (bytes, word) in code_hash.0.chunks_exact_mut(8).zip(code) {
             bytes.copy_from_slice(&word.to_le_bytes());
         }
-        Account { nonce: *nonce, balance: U256::from_limbs([*a, *b, *c, *d]), code_hash }
+        Account { nonce, balance: U256::from_limbs([low, high, a, b]), code_hash }
     });
-    Hot { account, incarnation }
+    Hot { account, incarnation: incarnation_in(meta) }
 }
 
-/// What a transfer looks at of an account without code whose balance has at most 128 bits.
+#[expect(clippy::cast_possible_truncation, reason = "an incarnation has 32 bits")]
+const fn incarnation_in(meta: u64) -> u32 {
+    (meta >> INCARNATION_AT) as u32
+}
+
+/// What a transfer looks at of a plain account.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Purse {
     pub(super) nonce: u64,
@@ -102,42 +141,25 @@ pub(super) const PURSE_AT: usize = 1;
 /// An account's words as a purse: nothing where there is no account.
 ///
 /// # Errors
-/// Where the account has code, or more than a purse holds.
+/// Where the account is more than that.
 #[inline]
-pub(super) const fn purse_of(value: &[u64; 10]) -> Result<Option<Purse>, ()> {
-    let [meta, nonce, low, high, more @ ..] = value;
-    if *meta & EXISTS == 0 {
+pub(super) const fn purse_of(hot: &[u64; 4]) -> Result<Option<Purse>, ()> {
+    let [meta, nonce, low, high] = *hot;
+    if meta & EXISTS == 0 {
         return Ok(None);
     }
-    let mut differs = more[0] | more[1];
-    let mut at = 0;
-    while at < NO_CODE.len() {
-        differs |= more[2 + at] ^ NO_CODE[at];
-        at += 1;
-    }
-    if differs != 0 {
+    if meta & PLAIN == 0 {
         return Err(());
     }
-    Ok(Some(Purse { nonce: *nonce, balance: (*high as u128) << 64 | *low as u128 }))
+    Ok(Some(Purse { nonce, balance: (high as u128) << 64 | low as u128 }))
 }
 
-/// A purse as words; those above them are zero.
+/// A purse as words.
 #[inline]
 #[expect(clippy::cast_possible_truncation, reason = "the halves of a number")]
 pub(super) const fn purse_words(purse: &Purse) -> [u64; 3] {
     [purse.nonce, purse.balance as u64, (purse.balance >> 64) as u64]
 }
-
-/// `KECCAK256_EMPTY` as words.
-const NO_CODE: [u64; 4] = {
-    let mut words = [0; 4];
-    let mut at = 0;
-    while at < 32 {
-        words[at / 8] |= (KECCAK256_EMPTY.0[at] as u64) << (8 * (at % 8));
-        at += 1;
-    }
-    words
-};
 
 /// The word at a place of some bytes.
 #[inline]
@@ -177,7 +199,8 @@ mod tests {
             let account = Account { nonce, balance: slot, code_hash: B256::from(hash) };
             let hot = Hot { account: exists.then_some(account), incarnation };
             prop_assert_eq!(hot_of(&account_value(&hot)), hot);
-            let purse_of = |account| purse_of(&account_value(&Hot { account, incarnation }));
+            let words = |account| account_value(&Hot { account, incarnation });
+            let purse_of = |account| purse_of(&words(account).hot);
             prop_assert_eq!(purse_of(None), Ok(None));
             prop_assert_eq!(purse_of(Some(account)), Err(()));
             let account = Account { code_hash: KECCAK256_EMPTY, ..account };
@@ -185,9 +208,12 @@ mod tests {
             let balance = u128::from(limbs[1]) << 64 | u128::from(limbs[0]);
             let account = Account { balance: U256::from(balance), ..account };
             prop_assert_eq!(purse_of(Some(account)), Ok(Some(Purse { nonce, balance })));
-            let mut words = account_value(&Hot { account: Some(account), incarnation });
+            let mut words = words(Some(account));
+            prop_assert!(!is_cold(&words.hot));
+            words.cold = [7; 6];
+            prop_assert_eq!(hot_of(&words), Hot { account: Some(account), incarnation });
             let new = purse_words(&Purse { nonce: !nonce, balance: !balance });
-            words[PURSE_AT..PURSE_AT + new.len()].copy_from_slice(&new);
+            words.hot[PURSE_AT..PURSE_AT + new.len()].copy_from_slice(&new);
             let account = Account { nonce: !nonce, balance: U256::from(!balance), ..account };
             prop_assert_eq!(hot_of(&words), Hot { account: Some(account), incarnation });
         }

@@ -9,7 +9,7 @@ use crate::execution::{
     preimages::{Expected, Preimages, Remembers},
     store::{ReadError, account_info, is_late},
     table::Id,
-    words::{Key, account_key, code_key, hot_of, slot_key},
+    words::{Key, account_key, code_key, hot_of, is_cold, slot_key},
 };
 use crate::types::map::Map;
 use alloy_primitives::{Address, B256, U256};
@@ -143,14 +143,14 @@ impl View {
         }
         let Some(window) = &self.window else { return Err(ReadError::Abandoned) };
         if let Some(id) = window.young.accounts.find(&key.0) {
-            let seen = window.young.accounts.read(id);
+            let seen = window.young.accounts.read(id, is_cold);
             return Ok((Source::Cached(id, seen.version), hot_of(&seen.value)));
         }
         if let Some(hot) = self.fetched.get(&key) {
             return Ok((Source::Below, *hot));
         }
         let hot = match window.old.accounts.find(&key.0) {
-            Some(id) => hot_of(&window.old.accounts.read(id).value),
+            Some(id) => hot_of(&window.old.accounts.read(id, is_cold).value),
             None => Hot { account: window.below.account(&address)?, incarnation: 0 },
         };
         self.fetched.insert(key, hot);
@@ -173,14 +173,14 @@ impl View {
         }
         let Some(window) = &self.window else { return Err(ReadError::Abandoned) };
         if let Some(id) = window.young.slots.find(&key.0) {
-            let seen = window.young.slots.read(id);
-            return Ok((Source::Cached(id, seen.version), U256::from_limbs(seen.value)));
+            let seen = window.young.slots.read(id, |_| false);
+            return Ok((Source::Cached(id, seen.version), U256::from_limbs(seen.value.hot)));
         }
         if let Some(value) = self.fetched_slots.get(&key) {
             return Ok((Source::Below, *value));
         }
         let value = match window.old.slots.find(&key.0) {
-            Some(id) => U256::from_limbs(window.old.slots.read(id).value),
+            Some(id) => U256::from_limbs(window.old.slots.read(id, |_| false).value.hot),
             None if incarnation > 0 => U256::ZERO,
             None => window.below.storage(&address, slot)?,
         };
