@@ -1,7 +1,7 @@
 //! Asks for memory before it is needed, so that several misses are under way at once.
 
 /// Bytes of a cache line.
-const LINE: usize = 64;
+pub(super) const LINE: usize = 64;
 
 /// Has a value brought into the nearest cache. Only time depends on it.
 #[inline]

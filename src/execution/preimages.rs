@@ -13,7 +13,6 @@ use crate::execution::{
     words::word,
 };
 use crate::types::{map::Map, transaction::RecoveredTransaction};
-use alloy_consensus::Transaction as _;
 use alloy_primitives::{Address, B256, U256, keccak256};
 use revm::{
     Database,

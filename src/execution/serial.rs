@@ -113,6 +113,7 @@ pub(super) fn execute(
     let mut run = Run::default();
     if block.mini_blocks < MINI_BLOCKS_PER_BLOCK_MAX {
         run.outcome.receipts.reserve(transactions.len());
+        evm.store().expect(transactions.len());
         run.all(evm, block, &transactions, (is_late, steps))?;
     }
     steps.close(evm);

@@ -52,6 +52,9 @@ impl DBErrorMarker for ReadError {}
 /// Records that are brought near before they are needed.
 const RECORDS_AHEAD: usize = 12;
 
+/// A diff has room for this many times its accounts, at most.
+const ROOM_LEFT_MAX: usize = 3;
+
 /// How much may be cached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheLimits {
@@ -441,6 +444,11 @@ impl Store {
         }
     }
 
+    /// So many transactions come before the next `take_diff`: most have two parties.
+    pub(super) fn expect(&mut self, transactions: usize) {
+        self.changes.accounts.reserve(2 * transactions + 1);
+    }
+
     /// What changed since the last call: exactly the accounts, slots and codes that differ.
     pub fn take_diff(&mut self) -> Diff {
         let Self { cache, changes, codes, .. } = self;
@@ -448,9 +456,7 @@ impl Store {
             // Stable or not: of a slot that changed twice there is only one entry anyway.
             changes.slots.sort_unstable_by_key(|slot| slot.of);
         }
-        // The next diff will most likely be as long.
-        let room = Vec::with_capacity(changes.accounts.len());
-        let mut accounts = std::mem::replace(&mut changes.accounts, room);
+        let mut accounts = std::mem::take(&mut changes.accounts);
         let (mut same, mut fresh) = (Vec::new(), Map::default());
         let mut next_slot = 0;
         for (at, ((_, change), (id, slots))) in
@@ -490,7 +496,7 @@ impl Store {
             }
         }
         leave_out(&mut accounts, &same);
-        if accounts.len() < accounts.capacity() / 2 {
+        if accounts.len() < accounts.capacity() / ROOM_LEFT_MAX {
             accounts.shrink_to_fit();
         }
         changes.records.clear();

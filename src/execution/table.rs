@@ -5,12 +5,13 @@
 //! takes the words between two looks at the version and tries again where they differ
 //! (H.-J. Boehm, "Can Seqlocks Get Along With Programming Language Memory Models?", MSPC 2012).
 
-use crate::execution::prefetch::{prefetch, prefetch_to_write};
+use crate::execution::prefetch::{LINE, prefetch, prefetch_to_write};
 use crate::types::map::Hasher;
 use std::{
     array,
     hash::{BuildHasher as _, Hasher as _},
     hint,
+    mem::offset_of,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
@@ -19,7 +20,7 @@ use std::{
 
 /// Records of the first chunk; each further one has twice as many as that before it.
 const FIRST_CHUNK: usize = 256;
-const CHUNKS: usize = 24;
+const CHUNKS: usize = 20;
 const _: () = assert!(FIRST_CHUNK.is_power_of_two());
 /// Places of the first index; each further one has twice as many.
 const FIRST_INDEX: usize = 4 * FIRST_CHUNK;
@@ -27,8 +28,12 @@ const INDICES: usize = 24;
 /// The upper half of a place is that of the key's hash, the lower the record's number plus one.
 const HASH_BITS: u64 = !0 << 32;
 
-/// A record's number in its table.
+/// A record's number in its table: its chunk, and below that its place there.
 pub(super) type Id = u32;
+/// Bits of a place in a chunk.
+const PLACE_BITS: u32 = 27;
+const _: () = assert!(CHUNKS < 1 << (Id::BITS - PLACE_BITS));
+const _: () = assert!(FIRST_CHUNK << (CHUNKS - 1) <= 1 << PLACE_BITS);
 
 /// Changes with each write of a record; begins anew after 2^31 of them, which no cut has.
 pub(super) type Version = u32;
@@ -57,6 +62,11 @@ struct Record<const K: usize, const H: usize, const C: usize> {
     hot: [AtomicU64; H],
     key: [AtomicU64; K],
     cold: [AtomicU64; C],
+}
+
+impl<const K: usize, const H: usize, const C: usize> Record<K, H, C> {
+    /// The key's end lies in the second line.
+    const IS_KEY_APART: bool = offset_of!(Self, cold) > LINE;
 }
 
 struct Shared<const K: usize, const H: usize, const C: usize> {
@@ -99,12 +109,20 @@ fn places(count: usize) -> Box<[AtomicU64]> {
     (0..count).map(|_| AtomicU64::new(0)).collect()
 }
 
+/// The number of the record that came as the `nth`.
+fn id_of(nth: usize) -> Id {
+    // Counted from `FIRST_CHUNK` on, each chunk begins at a power of two.
+    let nth = nth + FIRST_CHUNK;
+    let bits = nth.ilog2();
+    let chunk = bits - FIRST_CHUNK.ilog2();
+    assert!((chunk as usize) < CHUNKS, "a table holds at most 2^28 records");
+    let place = Id::try_from(nth - (1 << bits)).unwrap_or(Id::MAX);
+    chunk << PLACE_BITS | place
+}
+
 /// The chunk of a record and its place there.
 const fn spot(id: Id) -> (usize, usize) {
-    // Counted from `FIRST_CHUNK` on, each chunk begins at a power of two.
-    let id = id as usize + FIRST_CHUNK;
-    let bits = id.ilog2();
-    ((bits - FIRST_CHUNK.ilog2()) as usize, id - (1 << bits))
+    ((id >> PLACE_BITS) as usize, id as usize % (1 << PLACE_BITS))
 }
 
 /// The hash under which a key is found.
@@ -191,7 +209,9 @@ impl<const K: usize, const H: usize, const C: usize> Reader<K, H, C> {
     pub(super) fn bring(&self, id: Id) {
         let record = self.record(id);
         prefetch(&record.version);
-        prefetch(&record.key[K - 1]);
+        if Record::<K, H, C>::IS_KEY_APART {
+            prefetch(&record.key[K - 1]);
+        }
     }
 
     /// As `bring`, what changes as one's own.
@@ -199,7 +219,9 @@ impl<const K: usize, const H: usize, const C: usize> Reader<K, H, C> {
     pub(super) fn bring_to_write(&self, id: Id) {
         let record = self.record(id);
         prefetch_to_write(&record.version);
-        prefetch(&record.key[K - 1]);
+        if Record::<K, H, C>::IS_KEY_APART {
+            prefetch(&record.key[K - 1]);
+        }
     }
 
     /// The key of a record.
@@ -244,8 +266,7 @@ impl<const K: usize, const H: usize, const C: usize> Table<K, H, C> {
 
     /// Adds a record; its key must not be there yet.
     pub(super) fn insert(&mut self, key: &[u64; K], value: &Value<H, C>) -> Id {
-        let id = Id::try_from(self.len).unwrap_or(Id::MAX);
-        assert!(id < Id::MAX >> 1, "a table holds at most 2^31 records");
+        let id = id_of(self.len);
         let (chunk, at) = spot(id);
         let shared = &self.reader.0;
         let record = &shared.chunks[chunk].get_or_init(|| records(FIRST_CHUNK << chunk))[at];
@@ -284,7 +305,7 @@ impl<const K: usize, const H: usize, const C: usize> Table<K, H, C> {
         let shared = &self.reader.0;
         let next = shared.index.load(Ordering::Relaxed) + 1;
         let index = shared.indices[next].get_or_init(|| places(FIRST_INDEX << next));
-        for id in 0..Id::try_from(self.len).unwrap_or(Id::MAX) {
+        for id in (0..self.len).map(id_of) {
             publish(index, hash(&self.reader.key(id)), id);
         }
         shared.index.store(next, Ordering::Release);
@@ -485,10 +506,10 @@ mod tests {
     #[test]
     fn every_record_has_a_spot_of_its_own() {
         let mut last = (0, 0);
-        for id in 1..20_000 {
-            let next = spot(id);
+        for nth in 1..20_000 {
+            let next = spot(id_of(nth));
             let follows = next == (last.0, last.1 + 1) || next == (last.0 + 1, 0);
-            assert!(follows && next.1 < FIRST_CHUNK << next.0, "{id}: {last:?}, {next:?}");
+            assert!(follows && next.1 < FIRST_CHUNK << next.0, "{nth}: {last:?}, {next:?}");
             last = next;
         }
     }

@@ -22,7 +22,6 @@ use crate::types::{
     mini_block::BlockEnvironment,
     transaction::{RecoveredTransaction, SharedTransaction},
 };
-use alloy_consensus::Transaction as _;
 use alloy_primitives::Address;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::sync::{
