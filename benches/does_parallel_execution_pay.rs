@@ -22,10 +22,7 @@ use basalt::{
     execution::{
         block::OpenBlock,
         evm::{EngineError, Evm},
-        parallel::{
-            engine::{Counts, Parallel},
-            pace::Pace,
-        },
+        parallel::{counts::Counts, engine::Parallel, pace::Pace},
         serial::{Engine, Outcome, Serial},
         store::CacheLimits,
     },

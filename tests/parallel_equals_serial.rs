@@ -19,7 +19,7 @@ use alloy_primitives::{Address, B256, Bytes, Signature, TxKind, U256, hex, kecca
 use basalt::{
     execution::{
         evm::{Fork, Rules},
-        parallel::engine::Counts,
+        parallel::counts::Counts,
         store::CacheLimits,
     },
     types::{

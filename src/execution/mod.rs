@@ -27,6 +27,7 @@ mod cache;
 mod words;
 mod call;
 mod preimages;
+mod changes;
 pub mod store;
 pub mod evm;
 pub mod refusal;

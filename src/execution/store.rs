@@ -1,23 +1,22 @@
 //! What the EVM reads from and writes to: a bounded cache over the overlay over a snapshot.
 //!
 //! The cache always holds the newest values, so neither a mini-block nor a checkpoint empties it.
-//! Beside it stands the list of what changed since the last `take_diff`, with the values before.
+//! Beside it stands the list of what changed since the last `take_diff` (`changes`).
 
 use crate::execution::{
     cache::{Below, Cache, Cached, Codes, Hot, Window, bring_accounts, bring_slots},
+    changes::Changes,
     hashes::BlockHashes,
     preimages::{Expected, Preimages, Remembers},
-    table::{Entry, Id, Version, hash},
+    table::{Id, Version, hash},
     words::{
-        PURSE_AT, Purse, account_key, account_value, address_of, code_key, hot_of, incarnation_of,
-        is_cold, purse_of, purse_words, slot_key, slot_of, slot_value,
+        PURSE_AT, Purse, account_key, account_value, code_key, hot_of, is_cold, purse_of,
+        purse_words, slot_key, slot_value,
     },
 };
 use crate::types::{
-    diff::{Account, AccountDiff, Diff, Slots},
+    diff::{Account, Diff},
     ids::BlockNumber,
-    listed::Listed,
-    map::Map,
     overlay::Overlay,
     view::{StateView, ViewError},
 };
@@ -49,12 +48,6 @@ pub enum ReadError {
 
 impl DBErrorMarker for ReadError {}
 
-/// Records that are brought near before they are needed.
-const RECORDS_AHEAD: usize = 12;
-
-/// A diff has room for this many times its accounts, at most.
-const ROOM_LEFT_MAX: usize = 3;
-
 /// How much may be cached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheLimits {
@@ -82,43 +75,6 @@ pub struct Store {
     limits: CacheLimits,
     /// The block whose hash the history contract does not hold yet.
     late_parent: Option<BlockNumber>,
-}
-
-/// What may differ since the last `take_diff`. A record's mark is its place in a list, where the
-/// record is named at that place.
-#[derive(Default)]
-struct Changes {
-    /// The next diff, but that it still holds accounts as they were at the last one, without slots.
-    accounts: Vec<(Address, AccountDiff)>,
-    /// Of each its record, and how many of its slots are listed.
-    records: Vec<(Id, u32)>,
-    slots: Vec<SlotChange>,
-}
-
-/// A slot as it was at the last `take_diff`.
-struct SlotChange {
-    /// Its account's place among the changes.
-    of: u32,
-    id: Id,
-    before: U256,
-}
-
-impl Changes {
-    /// The place of an account, which is as it was or noted already, among the changes.
-    #[inline]
-    fn note(&mut self, id: Id, entry: &mut Entry<'_, 3, 4, 6>) -> usize {
-        let mark = entry.mark() as usize;
-        if self.records.get(mark).is_some_and(|(known, _)| *known == id) {
-            return mark;
-        }
-        let at = self.accounts.len();
-        entry.set_mark(u32::try_from(at).unwrap_or(u32::MAX));
-        let account = hot_of(&entry.value(is_cold)).account;
-        let before = AccountDiff { account, ..AccountDiff::default() };
-        self.accounts.push((address_of(&entry.key()), before));
-        self.records.push((id, 0));
-        at
-    }
 }
 
 impl Store {
@@ -287,8 +243,7 @@ impl Store {
     pub(super) fn void_storage(&mut self, id: Id) {
         let hot = self.hot(id);
         let mut entry = self.cache.accounts.entry(id);
-        let at = self.changes.note(id, &mut entry);
-        self.changes.accounts[at].1.wiped |= hot.account.is_some();
+        self.changes.note_wiped(id, &mut entry);
         let incarnation = hot.incarnation + 1;
         entry.write(&account_value(&Hot { incarnation, ..hot }));
     }
@@ -382,14 +337,7 @@ impl Store {
         if before == value {
             return;
         }
-        let noted = changes.slots.get(entry.mark() as usize);
-        if noted.is_none_or(|noted| noted.id != id) {
-            entry.set_mark(u32::try_from(changes.slots.len()).unwrap_or(u32::MAX));
-            let at = changes.note(of, &mut cache.accounts.entry(of));
-            changes.records[at].1 += 1;
-            let of = u32::try_from(at).unwrap_or(u32::MAX);
-            changes.slots.push(SlotChange { of, id, before });
-        }
+        changes.note_slot((id, &mut entry), (of, &mut cache.accounts));
         entry.write_hot(0, value.as_limbs());
     }
 
@@ -444,79 +392,19 @@ impl Store {
         }
     }
 
-    /// So many transactions come before the next `take_diff`: most have two parties.
+    /// So many transactions come before the next `take_diff`.
     pub(super) fn expect(&mut self, transactions: usize) {
-        self.changes.accounts.reserve(2 * transactions + 1);
+        self.changes.expect(transactions);
     }
 
     /// What changed since the last call: exactly the accounts, slots and codes that differ.
     pub fn take_diff(&mut self) -> Diff {
         let Self { cache, changes, codes, .. } = self;
-        if !changes.slots.is_sorted_by_key(|slot| slot.of) {
-            // Stable or not: of a slot that changed twice there is only one entry anyway.
-            changes.slots.sort_unstable_by_key(|slot| slot.of);
-        }
-        let mut accounts = std::mem::take(&mut changes.accounts);
-        let (mut same, mut fresh) = (Vec::new(), Map::default());
-        let mut next_slot = 0;
-        for (at, ((_, change), (id, slots))) in
-            accounts.iter_mut().zip(&changes.records).enumerate()
-        {
-            if let Some((far, _)) = changes.records.get(at + RECORDS_AHEAD) {
-                cache.accounts.reader().bring(*far);
-            }
-            let Hot { account, incarnation } = hot_of(&cache.accounts.own(*id, is_cold));
-            change.wiped &= change.account.is_some();
-            let slots = *slots as usize;
-            if slots > 0 {
-                change.storage = Slots::with_capacity(slots);
-            }
-            for at in next_slot..next_slot + slots {
-                if let Some(far) = changes.slots.get(at + RECORDS_AHEAD) {
-                    cache.slots.reader().bring(far.id);
-                }
-                let slot = &changes.slots[at];
-                let key = cache.slots.reader().key(slot.id);
-                let before = if change.wiped { U256::ZERO } else { slot.before };
-                let now = U256::from_limbs(cache.slots.hot(slot.id));
-                if incarnation_of(&key) == incarnation && before != now {
-                    change.storage.push(slot_of(&key), now);
-                }
-            }
-            next_slot += slots;
-            if change.account == account && !change.wiped && change.storage.is_empty() {
-                same.push(at);
-                continue;
-            }
-            change.account = account;
-            if let Some(account) = account
-                && let Some(code) = codes.fresh.get(&code_key(account.code_hash))
-            {
-                fresh.insert(account.code_hash, code.original_bytes());
-            }
-        }
-        leave_out(&mut accounts, &same);
-        if accounts.len() < accounts.capacity() / ROOM_LEFT_MAX {
-            accounts.shrink_to_fit();
-        }
-        changes.records.clear();
-        changes.slots.clear();
+        let diff = changes.take(cache, codes);
         codes.settle(self.limits.code_bytes_max);
         cache.forget(self.limits.entries_max / 2);
-        Diff { accounts: Listed::of_unique(accounts), codes: fresh }
+        diff
     }
-}
-
-/// Removes what stands at these places, which are in order.
-fn leave_out<T>(list: &mut Vec<T>, places: &[usize]) {
-    if places.is_empty() {
-        return;
-    }
-    let (mut at, mut places) = (0, places.iter().peekable());
-    list.retain(|_| {
-        at += 1;
-        places.next_if_eq(&&(at - 1)).is_none()
-    });
 }
 
 /// The account that a transaction leaves: none where it destroyed it, or left it empty (EIP-161).

@@ -395,9 +395,7 @@ fn store(words: &[AtomicU64], new: &[u64]) {
     }
 }
 
-fn records<const K: usize, const H: usize, const C: usize>(
-    count: usize,
-) -> Box<[Record<K, H, C>]> {
+fn records<const K: usize, const H: usize, const C: usize>(count: usize) -> Box<[Record<K, H, C>]> {
     let blank = |_| Record {
         version: AtomicU32::new(0),
         mark: AtomicU32::new(0),

@@ -5,10 +5,7 @@ use crate::execution::{
     evm::{EngineError, Evm, Rules},
     fees::{FeeRules, ParentBlock, environment_after, next_base_fee},
     hashes::{BlockHashes, NextHash},
-    parallel::{
-        engine::{Counts, Parallel},
-        lane::Lane,
-    },
+    parallel::{counts::Counts, engine::Parallel, lane::Lane},
     serial::{Engine as _, Outcome},
     store::{CacheLimits, Store},
     system,

@@ -301,7 +301,7 @@ mod tests {
                 prop_assert_eq!(U256::from(bare.value), envelope.value());
                 prop_assert_eq!(bare.chain_id, envelope.chain_id());
             } else if is_bare {
-                let numbers = [envelope.max_fee_per_gas(), envelope.max_priority_fee_or_price()];
+                let numbers = [envelope.max_fee_per_gas(), envelope.priority_fee_or_price()];
                 let is_wide = numbers.iter().any(|number| *number > u64::MAX.into())
                     || envelope.value() > U256::from(u128::MAX)
                     || envelope.chain_id() == Some(0);

@@ -8,7 +8,7 @@ use basalt::{
         block::OpenBlock,
         evm::{Evm, Rules},
         hashes::BlockHashes,
-        parallel::engine::{Counts, Parallel},
+        parallel::{counts::Counts, engine::Parallel},
         serial::{Engine, Outcome, Serial},
         store::{CacheLimits, Store},
     },

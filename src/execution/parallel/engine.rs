@@ -4,9 +4,10 @@ use crate::execution::{
     block::OpenBlock,
     evm::{EngineError, Evm, Executed, TransactError},
     parallel::{
-        lane::{COMMITTER, FREE, Lane, Work},
+        counts::{Conflicts, Counts},
+        lane::{COMMITTER, Cut, FREE, Job, Lane, Planned, Progress, Work},
         pace::{Pace, Paced},
-        plan::{Hints, Plan},
+        plan::{Plan, Planner},
         planted::{Fault, planted},
         speculation::{Batch, Conflict},
     },
@@ -18,63 +19,16 @@ use crate::execution::{
     transfer::{Parties, may_be_plain, transfer},
 };
 use crate::types::{
-    map::Map,
     mini_block::BlockEnvironment,
     transaction::{RecoveredTransaction, SharedTransaction},
 };
-use alloy_primitives::Address;
 use crossbeam_channel::{Receiver, Sender, bounded};
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering},
-};
+use std::sync::{Arc, atomic::Ordering};
 
 /// Lanes beside the committing thread, at most.
 pub const LANES_MAX: usize = 63;
 /// What a lane may be ahead of the committing thread, transactions.
 const AHEAD_MAX: usize = 256;
-/// Addresses whose conflicts are counted.
-const CONFLICTS_KNOWN_MAX: usize = 4_096;
-
-/// What the engine has done.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Plain transfers, done in the ledger.
-    pub direct: u64,
-    /// Executed by a lane and taken over.
-    pub ahead: u64,
-    /// Executed in place by the committing thread; those below among them.
-    pub in_place: u64,
-    /// Executed by a lane and again in place, because what was read had changed.
-    pub aborted: u64,
-    /// Given up by a lane: only the committing thread could execute them.
-    pub abandoned: u64,
-}
-
-/// How often speculations failed on an account: its balance, nonce, code or a slot had changed.
-#[derive(Debug, Default)]
-pub struct Conflicts(Map<Address, u64>);
-
-impl Conflicts {
-    fn note(&mut self, conflict: Conflict) {
-        if self.0.len() < CONFLICTS_KNOWN_MAX || self.0.contains_key(&conflict.address) {
-            *self.0.entry(conflict.address).or_default() += 1;
-        }
-    }
-
-    /// The worst, and everything counts half from now on.
-    pub fn top(&mut self, count: usize) -> Vec<(Address, u64)> {
-        let mut all: Vec<(Address, u64)> = self.0.iter().map(|(at, times)| (*at, *times)).collect();
-        all.sort_unstable_by_key(|(address, times)| (std::cmp::Reverse(*times), *address));
-        all.truncate(count);
-        self.0.retain(|_, times| {
-            *times /= 2;
-            *times > 0
-        });
-        all
-    }
-}
-
 /// Plain transfers in the ledger, the rest in several EVMs at once, all committed in order.
 pub struct Parallel {
     /// Its state stands in here.
@@ -84,15 +38,16 @@ pub struct Parallel {
     /// What speculations failed on.
     pub conflicts: Conflicts,
     lanes: Vec<Port>,
-    plan: Plan,
-    hints: Hints,
+    /// Away while a lane plans.
+    planner: Option<Box<Planner>>,
+    planned: Receiver<Planned>,
     cut: u64,
     paced: Paced,
 }
 
 /// The engine's end of a lane.
 struct Port {
-    work: Sender<Arc<Work>>,
+    jobs: Sender<Job>,
     done: Receiver<Box<Batch>>,
     spare: Sender<Box<Batch>>,
     /// What it is taking over, and the next in it.
@@ -114,33 +69,37 @@ impl Parallel {
         let rules = *evm.rules();
         let count = lanes.min(LANES_MAX);
         // Room for the cut that it works on and the next one.
-        let (wakers, works): (Vec<_>, Vec<_>) = (0..count).map(|_| bounded(2)).unzip();
+        let (wakers, jobs): (Vec<_>, Vec<_>) = (0..count).map(|_| bounded(2)).unzip();
+        // There is one planner.
+        let (planned_in, planned) = bounded(1);
         let (mut ports, mut lanes) = (Vec::new(), Vec::new());
-        for (at, work) in works.into_iter().enumerate() {
+        for (at, jobs) in jobs.into_iter().enumerate() {
             let (done_in, done) = bounded(AHEAD_MAX);
             let (spare_in, spare) = bounded(AHEAD_MAX);
             let who = at + 1;
             lanes.push(Lane {
                 number: u8::try_from(who).unwrap_or(COMMITTER),
                 rules,
-                work,
+                jobs,
+                count,
+                planned: planned_in.clone(),
                 // The first wakes the second and third, and so on: waking takes a system call.
                 next: wakers.iter().skip(2 * at + 1).take(2).cloned().collect(),
                 done: done_in,
                 spare,
                 paced: Paced { who, pace: pace.clone() },
             });
-            let work = wakers[at].clone();
+            let jobs = wakers[at].clone();
             let taking = Default::default();
-            ports.push(Port { work, done, spare: spare_in, taking, coming: None });
+            ports.push(Port { jobs, done, spare: spare_in, taking, coming: None });
         }
         let engine = Self {
             evm,
             counts: Counts::default(),
             conflicts: Conflicts::default(),
             lanes: ports,
-            plan: Plan::default(),
-            hints: Hints::default(),
+            planner: Some(Box::default()),
+            planned,
             cut: 0,
             paced: Paced { who: 0, pace },
         };
@@ -156,14 +115,14 @@ impl Engine for Parallel {
         is_late: &mut dyn FnMut() -> bool,
     ) -> Result<Outcome, EngineError> {
         let transactions = Arc::new(transactions);
-        let Self { evm, counts, conflicts, lanes, plan, hints, paced, cut } = self;
+        let Self { evm, counts, conflicts, lanes, planner, planned, paced, cut } = self;
         let chain_id = evm.rules().chain_id;
         let mut crew = Crew {
             counts,
             conflicts,
             lanes,
-            plan,
-            hints,
+            planner,
+            planned,
             paced,
             cut,
             all: Arc::clone(&transactions),
@@ -258,7 +217,7 @@ impl Steps for Crew<'_> {
         self.tips.settle(evm.store());
         self.all = Arc::default();
         if let Some(run) = self.run.take() {
-            run.work.closed.store(true, Ordering::Release);
+            run.progress.closed.store(true, Ordering::Release);
         }
     }
 }
@@ -267,9 +226,11 @@ impl Steps for Crew<'_> {
 /// rest of a cut: the committing thread waits for each, and executes it all the same.
 const FAILURES_MAX: u32 = 12;
 
-/// A cut that lanes work on.
+/// A cut that lanes plan and work on.
 struct Run {
-    work: Arc<Work>,
+    progress: Arc<Progress>,
+    /// `None` while it is being planned.
+    work: Option<Arc<Work>>,
     /// Speculations that failed one after another and taught nothing.
     failures: u32,
     /// The next place.
@@ -281,8 +242,8 @@ struct Crew<'a> {
     counts: &'a mut Counts,
     conflicts: &'a mut Conflicts,
     lanes: &'a mut [Port],
-    plan: &'a mut Plan,
-    hints: &'a mut Hints,
+    planner: &'a mut Option<Box<Planner>>,
+    planned: &'a Receiver<Planned>,
     paced: &'a Paced,
     cut: &'a mut u64,
     all: Arc<Vec<SharedTransaction>>,
@@ -297,46 +258,46 @@ struct Crew<'a> {
 }
 
 impl Crew<'_> {
-    /// Plans what is left of the cut and sets the lanes to work, where that is worth it. Called at
-    /// the first transaction that needs the EVM: most cuts of transfers have none.
+    /// Hands what is left of the cut to the lanes, where that is worth it. Called at the first
+    /// transaction that needs the EVM: most cuts of transfers have none.
     #[cold]
     fn begin(&mut self, evm: &mut Evm, at: usize) -> Option<Run> {
-        if self.lanes.is_empty() || at + 2 > self.all.len() {
+        if let Ok((planner, _)) = self.planned.try_recv() {
+            // With the plan of a cut that was over before it was planned.
+            *self.planner = Some(planner);
+        }
+        if self.lanes.is_empty() {
             return None;
         }
-        let listed = self.all.iter().enumerate().skip(at).map(|(at, it)| {
-            if let Some(far) = self.all.get(at + AHEAD) {
-                prefetch(far.outline());
-            }
-            (at, &**it, !may_be_plain(it.outline(), self.chain_id))
-        });
-        if !self.plan.make(listed, self.hints, self.lanes.len()) {
-            return None;
-        }
+        let calls = self.all[at..].iter().map(|it| &**it);
+        let calls = calls.filter(|it| !may_be_plain(it.outline(), self.chain_id));
+        let planner = self.planner.take_if(|planner| planner.is_worthwhile(calls))?;
         *self.cut += 1;
+        // Before a lane can have anything of this cut.
         for port in &mut *self.lanes {
             port.coming.take().into_iter().chain(port.done.try_iter()).for_each(|batch| {
                 port.recycle(batch);
             });
             port.taking.1 = port.taking.0.done.len();
         }
-        let plan = &*self.plan;
-        let work = Arc::new(Work {
-            cut: *self.cut,
+        let progress = Arc::<Progress>::default();
+        let cut = Cut {
+            number: *self.cut,
             block: evm.block().clone(),
             window: evm.store().window(),
             all: Arc::clone(&self.all),
-            positions: plan.positions.clone(),
-            lanes: plan.lanes.clone(),
-            follows: plan.follows.clone(),
-            followed: plan.followed.clone(),
-            claims: plan.lanes.iter().map(|_| AtomicU8::new(FREE)).collect(),
-            committed: AtomicU32::new(0),
-            closed: AtomicBool::new(false),
-        });
-        // Where its queue is full, a lane has more than enough to do.
-        drop(self.lanes[0].work.try_send(Arc::clone(&work)));
-        Some(Run { work, failures: 0, next: 0 })
+            from: at,
+            progress: Arc::clone(&progress),
+            planner,
+        };
+        if let Err(refused) = self.lanes[0].jobs.try_send(Job::Plan(Box::new(cut))) {
+            // Its queue is full: it has more than enough to do.
+            if let Job::Plan(cut) = refused.into_inner() {
+                *self.planner = Some(cut.planner);
+            }
+            return None;
+        }
+        Some(Run { progress, work: None, failures: 0, next: 0 })
     }
 
     /// Executes one transaction that needs the EVM, by what a lane has done, or in place.
@@ -350,30 +311,57 @@ impl Crew<'_> {
             self.is_planned = true;
             self.run = self.begin(evm, at);
         }
-        let Some(mut run) = self.run.take() else {
-            self.counts.in_place += 1;
-            return in_place(evm, &mut self.tips, transaction);
+        let run = self.run.take().and_then(|run| self.with_plan(run, at));
+        let Some(mut run) = run else { return self.alone(evm, transaction) };
+        let done = match run.work.take() {
+            Some(work) => {
+                let positions = work.plan.positions[run.next..].iter();
+                run.next += positions.take_while(|it| **it < at).count();
+                let done = if work.plan.positions.get(run.next) == Some(&at) {
+                    self.planned(evm, (block, transaction), (&work, &mut run))
+                } else {
+                    self.alone(evm, transaction)
+                };
+                run.work = Some(work);
+                done
+            }
+            None => self.alone(evm, transaction),
         };
-        let done = self.planned(evm, at, (block, transaction), &mut run);
         self.run = Some(run);
         done
     }
 
-    /// Executes one transaction of a cut that was planned.
+    /// Executes a transaction that no lane has.
+    fn alone(
+        &mut self,
+        evm: &mut Evm,
+        transaction: &RecoveredTransaction,
+    ) -> Result<Executed, TransactError> {
+        self.counts.in_place += 1;
+        in_place(evm, &mut self.tips, transaction)
+    }
+
+    /// The run with its plan as soon as that is there; `None` where nothing is for lanes to do.
+    fn with_plan(&mut self, mut run: Run, at: usize) -> Option<Run> {
+        self.paced.point();
+        if run.work.is_none() {
+            run.progress.reached.store(at, Ordering::Release);
+            if let Ok((planner, work)) = self.planned.try_recv() {
+                *self.planner = Some(planner);
+                run.work = Some(work?);
+            }
+        }
+        Some(run)
+    }
+
+    /// Executes one transaction that was planned.
     fn planned(
         &mut self,
         evm: &mut Evm,
-        at: usize,
         (block, transaction): (&BlockEnvironment, &RecoveredTransaction),
-        run: &mut Run,
+        (work, run): (&Work, &mut Run),
     ) -> Result<Executed, TransactError> {
-        run.next += self.plan.positions[run.next..].iter().take_while(|it| **it < at).count();
-        let (work, place) = (&*run.work, run.next);
-        if self.plan.positions.get(place) != Some(&at) {
-            self.counts.in_place += 1;
-            return in_place(evm, &mut self.tips, transaction);
-        }
-        self.paced.point();
+        let place = run.next;
         let (mut conflicted, mut was_ahead) = (false, false);
         let taken = match self.ahead(work, place) {
             Some((port, at)) => {
@@ -397,16 +385,19 @@ impl Crew<'_> {
                     Taken::Conflict(conflict) => {
                         conflicted = true;
                         self.counts.aborted += 1;
-                        self.conflicts.note(conflict);
+                        self.conflicts.note(conflict.address);
                     }
                     Taken::Nothing | Taken::All(_) => {}
                 }
                 in_place(evm, &mut self.tips, transaction)
             }
         };
-        let hint = self.plan.hints[place];
-        let learnt = |executed: &Executed| self.hints.learn(hint, executed.gas_used, conflicted);
-        let is_news = done.as_ref().is_ok_and(learnt);
+        let is_news = match (&done, &mut *self.planner) {
+            (Ok(executed), Some(planner)) => {
+                planner.learn(work.plan.hints[place], executed.gas_used, conflicted)
+            }
+            _ => false,
+        };
         match (conflicted, was_ahead) {
             // While functions are found out, one after another, the lanes stay.
             (true, _) if is_news => {}
@@ -416,7 +407,7 @@ impl Crew<'_> {
         }
         // Nothing that the lanes do can be taken over: they are sent home.
         if run.failures >= FAILURES_MAX {
-            work.closed.store(true, Ordering::Release);
+            run.progress.closed.store(true, Ordering::Release);
         }
         // Every lane looks at it: not each time anew.
         if (place + 1).is_multiple_of(TOLD_EVERY) {
@@ -436,10 +427,8 @@ impl Crew<'_> {
         if !transaction.outline().has_input {
             return false;
         }
-        if self.run.is_none() {
-            return true;
-        }
-        let Plan { positions, lanes, .. } = &*self.plan;
+        let Some(work) = self.run.as_ref().and_then(|run| run.work.as_ref()) else { return true };
+        let Plan { positions, lanes, .. } = &work.plan;
         while positions.get(*place).is_some_and(|it| *it < at) {
             *place += 1;
         }
@@ -449,7 +438,7 @@ impl Crew<'_> {
     /// What a lane has done of a transaction that it claimed, waited for; `None` where no lane
     /// has claimed it, and none will from now on. The lane's port, and the place in its batch.
     fn ahead(&mut self, work: &Work, place: usize) -> Option<(usize, usize)> {
-        if work.lanes[place] == 0 {
+        if work.plan.lanes[place] == 0 {
             return None;
         }
         let claim = &work.claims[place];
@@ -488,7 +477,7 @@ const TOLD_EVERY: usize = 4;
 
 fn tell_committed(work: &Work, place: usize) {
     let committed = u32::try_from(place).unwrap_or(u32::MAX);
-    work.committed.store(committed, Ordering::Release);
+    work.progress.committed.store(committed, Ordering::Release);
 }
 
 impl Port {

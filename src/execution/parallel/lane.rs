@@ -5,6 +5,7 @@ use crate::execution::{
     evm::{Evm, Executed, Rules, tx_env},
     parallel::{
         pace::Paced,
+        plan::{Plan, Planner},
         speculation::{
             AccountWrite, Batch, Becomes, Other, SlotRead, SlotWrite, Source, Speculation, WEI_MAX,
         },
@@ -14,6 +15,7 @@ use crate::execution::{
     prefetch::prefetch,
     preimages::{Remembers as _, foresee, remember},
     store::{ReadError, outcome_of},
+    transfer::may_be_plain,
 };
 use crate::types::{
     diff::Account,
@@ -32,7 +34,7 @@ use revm::{
 };
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering},
+    atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering},
 };
 
 /// Nobody has begun it.
@@ -51,28 +53,59 @@ const NEAR: u32 = 8;
 const LEAD_MAX: usize = 8;
 /// Gas of a transaction for whose end what is done before it may have to wait.
 const GAS_WAITED_FOR: u64 = 1_000_000;
+/// Transactions whose outlines are asked for before they are planned.
+const OUTLINES_AHEAD: usize = 32;
 /// Places at which a lane looks to prepare for what it will execute there.
 const PLACES_AHEAD: usize = 16;
+
+/// What comes to a lane.
+pub(super) enum Job {
+    /// A cut to be planned, and then to be worked on; only the first lane gets it.
+    Plan(Box<Cut>),
+    /// A cut to be worked on.
+    Work(Arc<Work>),
+}
+
+/// A cut as the committing thread hands it over while it goes on alone.
+pub(super) struct Cut {
+    /// Which one it is.
+    pub(super) number: u64,
+    pub(super) block: BlockEnv,
+    pub(super) window: Window,
+    /// All of it.
+    pub(super) all: Arc<Vec<SharedTransaction>>,
+    /// Those before it are done with.
+    pub(super) from: usize,
+    pub(super) progress: Arc<Progress>,
+    /// Goes back with the plan.
+    pub(super) planner: Box<Planner>,
+}
+
+/// The planner back, and what it came to: `None` where nothing is for lanes to do.
+pub(super) type Planned = (Box<Planner>, Option<Arc<Work>>);
 
 /// The transactions of a cut that need the EVM, for all lanes.
 pub(super) struct Work {
     /// Which cut it is.
     pub(super) cut: u64,
-    pub(super) block: BlockEnv,
-    pub(super) window: Window,
+    block: BlockEnv,
+    window: Window,
     /// All of the cut.
-    pub(super) all: Arc<Vec<SharedTransaction>>,
-    /// Those that need the EVM, by their places in the cut.
-    pub(super) positions: Vec<usize>,
-    /// For each, the lane that it is planned for; 0: executed in place.
-    pub(super) lanes: Vec<u8>,
-    /// For each, the one before it that it depends on.
-    pub(super) follows: Vec<u32>,
-    /// For each, whether another depends on it.
-    pub(super) followed: Vec<bool>,
-    /// For each, who began it.
+    all: Arc<Vec<SharedTransaction>>,
+    pub(super) plan: Plan,
+    /// For each that is planned, who began it.
     pub(super) claims: Vec<AtomicU8>,
-    /// Those before it are done with.
+    pub(super) progress: Arc<Progress>,
+}
+
+/// What the committing thread says while it goes through a cut. Lanes look at it often: nothing
+/// else lies in its cache lines.
+#[derive(Default)]
+#[repr(align(128))]
+pub(super) struct Progress {
+    /// While there is no plan: transactions of the cut before this one are done with.
+    pub(super) reached: AtomicUsize,
+    /// Planned ones before this place are done with.
     pub(super) committed: AtomicU32,
     /// Nothing more is wanted.
     pub(super) closed: AtomicBool,
@@ -80,11 +113,11 @@ pub(super) struct Work {
 
 impl Work {
     fn transaction(&self, place: usize) -> &RecoveredTransaction {
-        &self.all[self.positions[place]]
+        &self.all[self.plan.positions[place]]
     }
 
     fn lead(&self) -> u32 {
-        u32::try_from((self.lanes.len() / 16).min(LEAD_MAX)).unwrap_or(0)
+        u32::try_from((self.plan.lanes.len() / 16).min(LEAD_MAX)).unwrap_or(0)
     }
 }
 
@@ -92,9 +125,12 @@ impl Work {
 pub struct Lane {
     pub(super) number: u8,
     pub(super) rules: Rules,
-    pub(super) work: Receiver<Arc<Work>>,
+    pub(super) jobs: Receiver<Job>,
     /// Lanes that this one wakes.
-    pub(super) next: Vec<Sender<Arc<Work>>>,
+    pub(super) next: Vec<Sender<Job>>,
+    /// All lanes of the engine.
+    pub(super) count: usize,
+    pub(super) planned: Sender<Planned>,
     pub(super) done: Sender<Box<Batch>>,
     /// Batches whose room can be used again.
     pub(super) spare: Receiver<Box<Batch>>,
@@ -113,13 +149,20 @@ impl Lane {
         let mut evm = Evm::new(self.rules, view);
         watch(&mut evm);
         remember(&mut evm);
-        while let Some(work) = self.paced.receive(&self.work) {
-            for lane in &self.next {
-                // A lane that still has work in its queue does not need waking.
-                drop(lane.try_send(Arc::clone(&work)));
-            }
+        while let Some(job) = self.paced.receive(&self.jobs) {
             tell(true);
-            let goes_on = self.cut(&mut evm, &work);
+            let goes_on = match job {
+                Job::Plan(cut) => self.plan(*cut),
+                Job::Work(work) => Ok(Some(work)),
+            };
+            let goes_on = goes_on.and_then(|work| {
+                let Some(work) = work else { return Ok(()) };
+                for lane in &self.next {
+                    // A lane that still has work in its queue does not need waking.
+                    drop(lane.try_send(Job::Work(Arc::clone(&work))));
+                }
+                self.cut(&mut evm, &work)
+            });
             tell(false);
             if goes_on.is_err() {
                 break;
@@ -128,28 +171,55 @@ impl Lane {
         self.paced.leave();
     }
 
+    /// Plans a cut and tells the committing thread. Fails where nobody listens any more.
+    fn plan(&self, cut: Cut) -> Result<Option<Arc<Work>>, ()> {
+        let Cut { number, block, window, all, from, progress, mut planner } = cut;
+        let listed = all.iter().enumerate().skip(from).map(|(at, it)| {
+            if let Some(far) = all.get(at + OUTLINES_AHEAD) {
+                prefetch(far.outline());
+            }
+            (at, &**it, !may_be_plain(it.outline(), self.rules.chain_id))
+        });
+        let plan = planner.plan(listed, self.count);
+        self.paced.point();
+        let work = plan.map(|plan| {
+            // The committing thread went on meanwhile.
+            let reached = progress.reached.load(Ordering::Acquire);
+            let committed = plan.positions.partition_point(|it| *it < reached);
+            progress.committed.store(number_of(committed), Ordering::Release);
+            let claims = plan.lanes.iter().map(|_| AtomicU8::new(FREE)).collect();
+            Arc::new(Work { cut: number, block, window, all, plan, claims, progress })
+        });
+        self.planned.send((planner, work.clone())).map_err(drop)?;
+        Ok(work)
+    }
+
     /// Executes what is planned for this lane. Fails where nobody listens any more.
     fn cut(&self, evm: &mut Evm<View>, work: &Work) -> Result<(), ()> {
         evm.inner.ctx.block.clone_from(&work.block);
         evm.store().open(work.window.clone());
         let mut foreseen = 0;
-        for (place, lane) in work.lanes.iter().enumerate() {
+        let plan = &work.plan;
+        for (place, lane) in plan.lanes.iter().enumerate() {
             if *lane != self.number {
                 continue;
             }
             self.paced.point();
-            if work.closed.load(Ordering::Acquire) {
+            if work.progress.closed.load(Ordering::Acquire) {
                 break;
             }
-            let committed = work.committed.load(Ordering::Acquire);
-            let here = u32::try_from(place).unwrap_or(u32::MAX);
+            let committed = work.progress.committed.load(Ordering::Acquire);
+            let here = number_of(place);
+            if here < committed {
+                continue;
+            }
             self.hand_over(evm.store(), work, Some((committed, work.transaction(place))))?;
             // The committing thread would soon come and wait: what is near is left to it, but for
             // what others follow, which this lane could not begin without it.
-            if here < committed.saturating_add(work.lead()) && !work.followed[place] {
+            if here < committed.saturating_add(work.lead()) && !plan.followed[place] {
                 continue;
             }
-            let before = work.follows[place];
+            let before = plan.follows[place];
             let follows = before != NOBODY && before >= committed;
             if follows && work.claims[before as usize].load(Ordering::Acquire) != self.number {
                 continue;
@@ -167,7 +237,7 @@ impl Lane {
             let view = evm.store();
             if executed.is_none() {
                 view.batch.cut_off(view.begins);
-            } else if work.followed[place] {
+            } else if plan.followed[place] {
                 view.keep_own(here);
             }
             let ends = view.batch.ends();
@@ -205,11 +275,12 @@ impl Lane {
 
     /// Prepares for the transactions from `place` on, as many as it says.
     fn look_ahead(&self, evm: &mut Evm<View>, work: &Work, place: usize) -> usize {
-        let mine = |place: &usize| work.lanes[*place] == self.number;
-        let next = place..work.lanes.len().min(place + PLACES_AHEAD);
+        let lanes = &work.plan.lanes;
+        let mine = |place: &usize| lanes[*place] == self.number;
+        let next = place..lanes.len().min(place + PLACES_AHEAD);
         let calls = next.map(|place| mine(&place).then(|| work.transaction(place)));
         let looked_at = foresee(evm.store(), calls);
-        let far = place + looked_at..work.lanes.len().min(place + looked_at + PLACES_AHEAD);
+        let far = place + looked_at..lanes.len().min(place + looked_at + PLACES_AHEAD);
         far.filter(mine).for_each(|place| prefetch(work.transaction(place)));
         looked_at
     }
@@ -294,7 +365,7 @@ fn note_writes(
                 Becomes::Other(Box::new(Other { created, after, code }))
             }
         };
-        let (read, slots_end) = (number(read), number(slots_end));
+        let (read, slots_end) = (number_of(read), number_of(slots_end));
         batch.account_writes.push(AccountWrite { read, slots_end, becomes });
     }
     free_balances(view, sender);
@@ -315,10 +386,10 @@ fn slot_read(batch: &mut Batch, begins: usize, (address, slot): (Address, U256))
         batch.slot_sources.push(Source::Unread);
         batch.slots.push(SlotRead { address, slot, incarnation: 0, value: U256::ZERO });
     }
-    number(at)
+    number_of(at)
 }
 
-fn number(at: usize) -> u32 {
+fn number_of(at: usize) -> u32 {
     u32::try_from(at).unwrap_or(u32::MAX)
 }
 

@@ -7,7 +7,8 @@ use crate::execution::{
     hashes::BlockHashes,
     parallel::{
         baton::Baton,
-        engine::{Counts, Parallel},
+        counts::Counts,
+        engine::Parallel,
         pace::Pace,
         planted::{Fault, PLANTED},
     },

@@ -1,7 +1,7 @@
 //! Many EVMs at work ahead of the one that commits.
 //!
-//! 1. `plan` gives each transaction of a cut that needs the EVM to a lane, so that those that
-//!    will conflict, as far as experience tells, stand on one.
+//! 1. `plan`, made by the first lane, gives each transaction of a cut that needs the EVM to a lane,
+//!    so that those that will conflict, as far as experience tells, stand on one.
 //! 2. Each `lane` executes its own in order, ahead of time, on what it can see (`view`): the
 //!    newest committed values and its own newer ones. It keeps what it read and what it would
 //!    write (`speculation`).
@@ -13,6 +13,7 @@
 //! that are only added to (the fee recipient's tips, wei that an account gets without anybody
 //! looking at its balance, `watch`) are taken over as differences.
 
+pub mod counts;
 pub mod engine;
 pub mod lane;
 pub mod pace;

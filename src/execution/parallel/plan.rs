@@ -30,12 +30,12 @@ const CALM: u32 = 20_000;
 const WORDS_MAX: usize = 8;
 /// What taking over a speculation costs the committing thread, in sixteenths of executing it.
 const TAKING_OVER: u64 = 3;
-/// Below this much gas a cut is done before the lanes are awake.
+/// Calls of less gas are done before the lanes are awake.
 const GAS_WORTH_WAKING: u64 = 200_000;
 
-/// What earlier runs say of functions.
+/// Makes plans by what earlier runs say of functions.
 #[derive(Default)]
-pub(super) struct Hints {
+pub(super) struct Planner {
     known: Vec<Hint>,
     /// Where among them each function's stands.
     places: Map<Function, u32>,
@@ -43,6 +43,10 @@ pub(super) struct Hints {
     newest: Option<(Function, u32)>,
     /// Counts the cuts that were planned.
     cut: u64,
+    /// The last transaction with a token; `NOBODY` where it needs no EVM.
+    last: Map<u64, u32>,
+    /// Gas planned for each lane.
+    loads: Vec<u64>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -80,15 +84,36 @@ pub(super) struct Plan {
     pub(super) follows: Vec<u32>,
     /// Whether another, on a lane, depends on it.
     pub(super) followed: Vec<bool>,
-    /// Gas planned for each lane.
-    loads: Vec<u64>,
     /// The place of its function's hint.
     pub(super) hints: Vec<u32>,
-    /// The last transaction with a token; `NOBODY` where it needs no EVM.
-    last: Map<u64, u32>,
 }
 
-impl Hints {
+impl Hint {
+    /// Gas that a call will most likely use.
+    fn gas(&self, limit: u64) -> u64 {
+        if self.gas == 0 { limit.min(GAS_GUESS) } else { self.gas.min(limit) }
+    }
+}
+
+impl Planner {
+    /// Whether to wake lanes for these calls: they may well be done before those are awake.
+    pub(super) fn is_worthwhile<'a>(
+        &self,
+        calls: impl Iterator<Item = &'a RecoveredTransaction>,
+    ) -> bool {
+        let gas = calls.map(|call| {
+            let place = self.places.get(&function(call));
+            let hint = place.map_or_else(Hint::default, |at| self.known[*at as usize]);
+            hint.gas(call.gas_limit())
+        });
+        let mut sum = 0;
+        // One alone cannot be done beside another.
+        gas.enumerate().any(|(at, gas)| {
+            sum += gas;
+            at > 0 && sum >= GAS_WORTH_WAKING
+        })
+    }
+
     /// The place of a function's hint, good until the next plan.
     fn place(&mut self, of: Function) -> u32 {
         if let Some((newest, place)) = self.newest
@@ -132,58 +157,44 @@ impl Hints {
         }
         is_news
     }
-}
 
-impl Plan {
     /// Gives each transaction that needs the EVM (true, beside its place in the cut) a lane of 1 to
-    /// `lanes`, or 0. False where that is not worth it.
-    pub(super) fn make<'a>(
+    /// `lanes`, or 0. `None` where all of them are done in place.
+    pub(super) fn plan<'a>(
         &mut self,
         transactions: impl Iterator<Item = (usize, &'a RecoveredTransaction, bool)>,
-        hints: &mut Hints,
         lanes: usize,
-    ) -> bool {
-        hints.cut += 1;
-        if hints.known.len() > KNOWN_MAX {
-            hints.known.clear();
-            hints.places.clear();
-            hints.newest = None;
+    ) -> Option<Plan> {
+        self.cut += 1;
+        if self.known.len() > KNOWN_MAX {
+            self.known.clear();
+            self.places.clear();
+            self.newest = None;
         }
-        self.hints.clear();
-        self.positions.clear();
-        self.lanes.clear();
-        self.follows.clear();
-        self.followed.clear();
         self.last.clear();
         self.loads.clear();
         self.loads.resize(lanes + 1, 0);
-        let mut gas = 0;
+        let mut plan = Plan::with_capacity(transactions.size_hint().0);
         for (position, transaction, needs_evm) in transactions {
             if needs_evm {
-                gas += self.add(position, transaction, hints);
+                self.add(&mut plan, position, transaction);
             } else {
                 // In place, so whatever its sender does next must wait for it.
                 self.last.insert(token(transaction.sender, &[]), NOBODY);
             }
         }
-        gas >= GAS_WORTH_WAKING && self.lanes.iter().any(|lane| *lane != 0)
+        plan.lanes.iter().any(|lane| *lane != 0).then_some(plan)
     }
 
-    fn add(
-        &mut self,
-        position: usize,
-        transaction: &RecoveredTransaction,
-        hints: &mut Hints,
-    ) -> u64 {
+    fn add(&mut self, plan: &mut Plan, position: usize, transaction: &RecoveredTransaction) {
         let of = function(transaction);
         let to = contract(of);
-        let hint_at = hints.place(of);
-        let hint = hints.known[hint_at as usize];
-        let limit = transaction.gas_limit();
-        let gas = if hint.gas == 0 { limit.min(GAS_GUESS) } else { hint.gas.min(limit) };
+        let hint_at = self.place(of);
+        let hint = self.known[hint_at as usize];
+        let gas = hint.gas(transaction.gas_limit());
         let mut tokens = [0; WORDS_MAX + 2];
         let count = tokens_of(transaction, to, hint.caution, &mut tokens);
-        let place = u32::try_from(self.lanes.len()).unwrap_or(NOBODY);
+        let place = u32::try_from(plan.lanes.len()).unwrap_or(NOBODY);
         // All that it depends on may matter to it, not only the last: they stand on its lane.
         let mut found = [NOBODY; WORDS_MAX + 2];
         let mut before: Option<(u32, u8)> = None;
@@ -193,7 +204,7 @@ impl Plan {
                 continue;
             };
             *found = at;
-            let lane = self.lanes.get(at as usize).copied().unwrap_or(0);
+            let lane = plan.lanes.get(at as usize).copied().unwrap_or(0);
             agrees &= before.is_none_or(|(_, other)| other == lane);
             if before.is_none_or(|(other, _)| other < at) {
                 before = Some((at, lane));
@@ -209,22 +220,33 @@ impl Plan {
         if lane != 0 {
             self.loads[0] += gas * TAKING_OVER / 16;
         }
-        self.hints.push(hint_at);
-        self.positions.push(position);
-        self.lanes.push(lane);
+        plan.hints.push(hint_at);
+        plan.positions.push(position);
+        plan.lanes.push(lane);
         for before in &found[..count] {
-            if let Some(followed) = self.followed.get_mut(*before as usize) {
+            if let Some(followed) = plan.followed.get_mut(*before as usize) {
                 *followed |= lane != 0;
             }
         }
-        self.followed.push(false);
-        self.follows.push(before.filter(|_| lane != 0).map_or(NOBODY, |(place, _)| place));
-        gas
+        plan.followed.push(false);
+        plan.follows.push(before.filter(|_| lane != 0).map_or(NOBODY, |(place, _)| place));
     }
 
     fn lightest(&self) -> u8 {
         let lightest = self.loads.iter().enumerate().min_by_key(|(_, load)| **load);
         lightest.map_or(0, |(lane, _)| u8::try_from(lane).unwrap_or(0))
+    }
+}
+
+impl Plan {
+    fn with_capacity(transactions: usize) -> Self {
+        Self {
+            positions: Vec::with_capacity(transactions),
+            lanes: Vec::with_capacity(transactions),
+            follows: Vec::with_capacity(transactions),
+            followed: Vec::with_capacity(transactions),
+            hints: Vec::with_capacity(transactions),
+        }
     }
 }
 
@@ -289,10 +311,12 @@ mod tests {
         transaction(who(from), tx)
     }
 
-    fn planned(plan: &mut Plan, hints: &mut Hints, pairs: &[(u8, u8)]) -> Vec<(u8, u32)> {
+    /// Lane and what it follows of each; nothing where all are done in place.
+    fn planned(planner: &mut Planner, pairs: &[(u8, u8)]) -> Vec<(u8, u32)> {
         let list: Vec<_> = pairs.iter().map(|(from, to)| call(*from, *to)).collect();
-        plan.make(list.iter().enumerate().map(|(at, it)| (at, &**it, true)), hints, 3);
-        plan.lanes.iter().copied().zip(plan.follows.iter().copied()).collect()
+        let plan = planner.plan(list.iter().enumerate().map(|(at, it)| (at, &**it, true)), 3);
+        let Plan { lanes, follows, .. } = plan.unwrap_or_default();
+        lanes.into_iter().zip(follows).collect()
     }
 
     /// Families of two that pay each other.
@@ -301,52 +325,52 @@ mod tests {
 
     #[test]
     fn caution_grows_with_conflicts_and_goes_with_calm() {
-        let (mut plan, mut hints) = (Plan::default(), Hints::default());
-        let fail = |hints: &mut Hints, times: u32| {
+        let mut planner = Planner::default();
+        let fail = |planner: &mut Planner, times: u32| {
             for _ in 0..times {
-                hints.learn(0, 40_000, true);
+                planner.learn(0, 40_000, true);
             }
         };
-        planned(&mut plan, &mut hints, &FAMILIES);
-        fail(&mut hints, CONFLICTS_TOLERATED - 1);
-        assert_eq!(hints.known[0].caution, Caution::None, "a few are tolerated");
-        fail(&mut hints, 50);
-        assert_eq!(hints.known[0].caution, Caution::Arguments, "one step in one cut");
-        let lanes = planned(&mut plan, &mut hints, &FAMILIES);
+        planned(&mut planner, &FAMILIES);
+        fail(&mut planner, CONFLICTS_TOLERATED - 1);
+        assert_eq!(planner.known[0].caution, Caution::None, "a few are tolerated");
+        fail(&mut planner, 50);
+        assert_eq!(planner.known[0].caution, Caution::Arguments, "one step in one cut");
+        let lanes = planned(&mut planner, &FAMILIES);
         for at in 0..4 {
             assert_eq!(lanes[at].0, lanes[at + 4].0, "a family is on one lane: {lanes:?}");
             let expected = if lanes[at].0 == 0 { NOBODY } else { u32::try_from(at).unwrap() };
             assert_eq!(lanes[at + 4].1, expected);
         }
-        fail(&mut hints, CONFLICTS_TOLERATED);
-        assert_eq!(hints.known[0].caution, Caution::Contract);
-        let lanes = planned(&mut plan, &mut hints, &FAMILIES);
-        assert!(lanes.iter().all(|(lane, _)| *lane == 0), "one chain is done in place: {lanes:?}");
+        fail(&mut planner, CONFLICTS_TOLERATED);
+        assert_eq!(planner.known[0].caution, Caution::Contract);
+        let lanes = planned(&mut planner, &FAMILIES);
+        assert!(lanes.is_empty(), "one chain is done in place: {lanes:?}");
         for _ in 0..=2 * (CALM + 1) {
-            hints.learn(0, 40_000, false);
+            planner.learn(0, 40_000, false);
         }
-        assert_eq!(hints.known[0].caution, Caution::None);
+        assert_eq!(planner.known[0].caution, Caution::None);
     }
 
     #[test]
     fn conflicts_are_news_until_caution_has_grown_in_a_cut() {
-        let (mut plan, mut hints) = (Plan::default(), Hints::default());
+        let mut planner = Planner::default();
         for _ in 0..2 {
-            planned(&mut plan, &mut hints, &FAMILIES);
-            let learn = |_| hints.learn(0, 40_000, true);
+            planned(&mut planner, &FAMILIES);
+            let learn = |_| planner.learn(0, 40_000, true);
             let news = (0..2 * CONFLICTS_TOLERATED).map(learn).filter(|is_news| *is_news).count();
             assert_eq!(news, CONFLICTS_TOLERATED as usize);
-            assert!(!hints.learn(0, 40_000, false), "what goes well is none");
+            assert!(!planner.learn(0, 40_000, false), "what goes well is none");
         }
     }
 
     #[test]
     fn what_is_independent_is_spread_and_a_senders_own_stay_together() {
-        let (mut plan, mut hints) = (Plan::default(), Hints::default());
-        let lanes = planned(&mut plan, &mut hints, &FAMILIES);
+        let mut planner = Planner::default();
+        let lanes = planned(&mut planner, &FAMILIES);
         let used: std::collections::BTreeSet<_> = lanes.iter().map(|(lane, _)| *lane).collect();
         assert!(used.len() > 2, "{lanes:?}");
-        let lanes = planned(&mut plan, &mut hints, &[(0, 1), (0, 2), (1, 3), (0, 4)]);
+        let lanes = planned(&mut planner, &[(0, 1), (0, 2), (1, 3), (0, 4)]);
         assert_eq!((lanes[0].0, lanes[0].0), (lanes[1].0, lanes[3].0), "{lanes:?}");
     }
 }
