@@ -11,7 +11,7 @@ use crate::execution::{
         planted::{Fault, planted},
         speculation::{Batch, Conflict},
     },
-    prefetch::prefetch,
+    prefetch::{prefetch, prefetched},
     preimages::{Remembers as _, foresee, remember},
     serial::{self, Engine, Outcome, Steps},
     store::{ReadError, Store},
@@ -181,8 +181,10 @@ impl Steps for Crew<'_> {
         if at >= self.foreseen {
             let next = waiting.iter().take(CALLS_AHEAD).enumerate();
             let mut place = self.run.as_ref().map_or(0, |run| run.next);
-            let calls =
-                next.map(|(next, it)| self.is_in_place(at + next, &mut place, it).then_some(&**it));
+            let calls = next.map(|(next, it)| {
+                let is_in_place = self.is_in_place(at + next, &mut place, it);
+                is_in_place.then(|| prefetched(&**it))
+            });
             self.foreseen = at + foresee(store, calls);
         }
     }

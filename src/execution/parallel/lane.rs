@@ -156,7 +156,8 @@ impl Lane {
                 Job::Work(work) => Ok(Some(work)),
             };
             let goes_on = goes_on.and_then(|work| {
-                let Some(work) = work else { return Ok(()) };
+                let open = work.filter(|work| !work.progress.closed.load(Ordering::Acquire));
+                let Some(work) = open else { return Ok(()) };
                 for lane in &self.next {
                     // A lane that still has work in its queue does not need waking.
                     drop(lane.try_send(Job::Work(Arc::clone(&work))));

@@ -365,6 +365,24 @@ mod tests {
     }
 
     #[test]
+    fn lanes_are_woken_for_enough_gas_of_two_calls_or_more() {
+        let mut planner = Planner::default();
+        let list: Vec<_> = (0..40).map(|from| call(from, 41)).collect();
+        let enough = |planner: &Planner, count: usize| {
+            planner.is_worthwhile(list[..count].iter().map(|it| &**it))
+        };
+        let least = usize::try_from(GAS_WORTH_WAKING.div_ceil(GAS_GUESS)).unwrap();
+        assert!(!enough(&planner, 0) && !enough(&planner, least - 1));
+        assert!(enough(&planner, least) && enough(&planner, 40));
+        planned(&mut planner, &FAMILIES);
+        planner.learn(0, GAS_WORTH_WAKING / 20, false);
+        assert!(!enough(&planner, 19) && enough(&planner, 20), "calls turned out to be small");
+        let big = TxEip1559 { gas_limit: 1 << 24, ..TxEip1559::default() };
+        let big = transaction(who(0), big);
+        assert!(!planner.is_worthwhile([&*big].into_iter()), "one has nobody beside it");
+    }
+
+    #[test]
     fn what_is_independent_is_spread_and_a_senders_own_stay_together() {
         let mut planner = Planner::default();
         let lanes = planned(&mut planner, &FAMILIES);
