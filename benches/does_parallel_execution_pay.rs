@@ -283,6 +283,8 @@ fn process_cpu() -> Duration {
 
 /// Lanes enough to do all of a cut ahead of the committing thread.
 const LANES_OF_GATE: usize = 8;
+/// The one that plans.
+const FIRST: usize = 1;
 
 /// Lets the committing thread begin with a cut only when the lanes are done with it: what it then
 /// takes is the serial part alone, which bounds what more cores can bring.
@@ -290,6 +292,8 @@ const LANES_OF_GATE: usize = 8;
 struct Gate {
     /// How often each thread came to wait for work.
     waits: [AtomicUsize; LANES_OF_GATE + 1],
+    /// Steps of the first lane since it last came to wait: one is the plan.
+    steps: AtomicUsize,
     /// That of the lanes at the cut's begin, until the committing thread has come.
     begun: Mutex<Option<[usize; LANES_OF_GATE]>>,
 }
@@ -307,6 +311,7 @@ impl Gate {
         while self.lanes().contains(&0) {
             thread::yield_now();
         }
+        self.steps.store(0, Ordering::SeqCst);
         *self.begun.lock().expect("no panic") = Some(self.lanes());
     }
 }
@@ -314,12 +319,21 @@ impl Gate {
 impl Pace for Gate {
     #[expect(clippy::disallowed_methods, reason = "a bench measures")]
     fn point(&self, who: usize) {
+        if who == FIRST {
+            self.steps.fetch_add(1, Ordering::SeqCst);
+        }
         if who != 0 {
             return;
         }
         let Some(begun) = self.begun.lock().expect("no panic").take() else { return };
         let start = Instant::now();
-        while self.lanes().iter().zip(&begun).any(|(now, then)| now == then) {
+        let is_back = |lane: usize| self.waits[lane].load(Ordering::SeqCst) != begun[lane - 1];
+        while !is_back(FIRST) {
+            thread::yield_now();
+        }
+        // Where the plan gives the lanes something, all of them are woken.
+        let woken = if self.steps.load(Ordering::SeqCst) > 1 { LANES_OF_GATE } else { FIRST };
+        while !(FIRST..=woken).all(is_back) {
             thread::yield_now();
         }
         let stood = u64::try_from(start.elapsed().as_nanos()).expect("short");

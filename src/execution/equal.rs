@@ -2,7 +2,7 @@
 
 use crate::execution::{
     block::OpenBlock,
-    evm::{Evm, Rules},
+    evm::{Evm, Rules, tx_env, tx_env_of_envelope},
     hashes::BlockHashes,
     parallel::engine::Parallel,
     serial::{Engine, Serial},
@@ -198,6 +198,9 @@ proptest! {
         let mut direct = Parallel::new(evm(&environment), 0).0;
         let (mut block, mut same) = (OpenBlock::new(environment), OpenBlock::new(environment));
         for part in transactions(&sketches).chunks(cut) {
+            for transaction in part {
+                prop_assert_eq!(tx_env(transaction), tx_env_of_envelope(transaction));
+            }
             let expected = serial.execute(&mut block, part.to_vec(), &mut || false).unwrap();
             let found = direct.execute(&mut same, part.to_vec(), &mut || false).unwrap();
             prop_assert_eq!(shown(&expected), shown(&found));

@@ -1,10 +1,13 @@
 //! One long-lived EVM: transactions and system calls in, outcomes out, changes in its store.
 
 use crate::execution::store::{ReadError, Store};
-use crate::types::{mini_block::BlockEnvironment, transaction::RecoveredTransaction};
-use alloy_consensus::Transaction as _;
+use crate::types::{
+    mini_block::BlockEnvironment,
+    transaction::{Numbers, RecoveredTransaction},
+};
+use alloy_consensus::{Transaction as _, TxType};
 use alloy_eips::eip7702::{RecoveredAuthority, RecoveredAuthorization};
-use alloy_primitives::{Address, Bytes, Log, U256};
+use alloy_primitives::{Address, Bytes, Log, TxKind, U256};
 use revm::{
     Context, Database, ExecuteEvm as _, MainBuilder as _, MainnetEvm, SystemCallEvm as _,
     context::{BlockEnv, CfgEnv, TxEnv, either::Either},
@@ -275,7 +278,29 @@ impl<T: ToString> From<EVMError<ReadError, T>> for EngineError {
     }
 }
 
+/// A transaction as revm wants it.
 pub(super) fn tx_env(tx: &RecoveredTransaction) -> TxEnv {
+    let outline = tx.outline();
+    let Some(Numbers { fee_cap, tip_cap, value, chain_id }) = outline.numbers() else {
+        return tx_env_of_envelope(tx);
+    };
+    TxEnv {
+        tx_type: outline.tx_type.into(),
+        caller: tx.sender,
+        gas_limit: outline.gas_limit,
+        gas_price: fee_cap.into(),
+        kind: if outline.creates { TxKind::Create } else { TxKind::Call(outline.to) },
+        value: U256::from(value),
+        data: tx.input.clone(),
+        nonce: outline.nonce,
+        chain_id,
+        gas_priority_fee: (outline.tx_type == TxType::Eip1559).then_some(tip_cap.into()),
+        ..TxEnv::default()
+    }
+}
+
+/// As `tx_env`, from the envelope alone.
+pub(super) fn tx_env_of_envelope(tx: &RecoveredTransaction) -> TxEnv {
     let envelope = &tx.envelope;
     let authorizations = envelope.authorization_list().unwrap_or_default();
     let authorization_list = authorizations

@@ -9,13 +9,6 @@ pub(super) fn prefetch<T>(value: &T) {
     ask::<T, false>(value);
 }
 
-/// As `prefetch`; the value itself.
-#[inline]
-pub(super) fn prefetched<T>(value: &T) -> &T {
-    prefetch(value);
-    value
-}
-
 /// Has a value that will be written brought into the nearest cache, and taken from the others.
 #[inline]
 pub(super) fn prefetch_to_write<T>(value: &T) {

@@ -16,7 +16,7 @@ use crate::execution::{
 use crate::types::{
     diff::Account,
     limits::TRANSACTION_GAS_MAX,
-    transaction::{Bare, Outline, RecoveredTransaction},
+    transaction::{Numbers, Outline, RecoveredTransaction},
 };
 use alloy_primitives::{Address, U256};
 
@@ -52,7 +52,7 @@ pub(super) fn transfer(
     parties: Parties,
 ) -> Result<Option<Executed>, ReadError> {
     let outline = transaction.outline();
-    let Some(Bare { fee_cap, tip_cap, value, .. }) = outline.bare() else { return Ok(None) };
+    let Some(Numbers { fee_cap, tip_cap, value, .. }) = outline.bare() else { return Ok(None) };
     let Some(tip) = fee_cap.checked_sub(base_fee) else { return Ok(None) };
     let tip = u128::from(tip.min(tip_cap));
     let cost = u128::from(outline.gas_limit) * u128::from(fee_cap);

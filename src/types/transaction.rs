@@ -14,6 +14,8 @@ pub struct RecoveredTransaction {
     /// Who signed it.
     pub sender: Address,
     outline: Outline,
+    /// The envelope's, for whoever looks at nothing else of it.
+    pub input: Bytes,
     /// The decoded transaction.
     pub envelope: TxEnvelope,
     /// Keccak of the EIP-2718 encoding.
@@ -44,19 +46,22 @@ pub struct Outline {
     raw_bytes: u32,
     /// EIP-2718.
     pub tx_type: TxType,
-    /// Some numbers have no room here: they stand in the envelope alone.
-    is_wide: bool,
     /// It has input.
     pub has_input: bool,
-    is_bare: bool,
+    /// It creates a contract.
+    pub creates: bool,
+    /// It has lists (of accesses, authorizations, blobs), or numbers that have no room here: all
+    /// of these stand in the envelope alone.
+    is_odd: bool,
 }
 
-/// What a call pays and moves.
+/// What a transaction pays and moves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bare {
+pub struct Numbers {
     /// Wei per gas that are paid at most.
     pub fee_cap: u64,
-    /// Wei per gas that the fee recipient gets at most.
+    /// Wei per gas that the fee recipient gets at most; the fee cap in types without one of its
+    /// own.
     pub tip_cap: u64,
     /// Wei that it moves.
     pub value: u128,
@@ -64,13 +69,13 @@ pub struct Bare {
     pub chain_id: Option<u64>,
 }
 
-/// Stands for none: a transaction that says so itself is wide.
+/// Stands for none: a transaction that says so itself is odd.
 const NO_CHAIN_ID: u64 = 0;
 const CACHE_LINE_BYTES: usize = 64;
 /// Before what an `Arc` holds stand two counts.
 const ARC_COUNTS_BYTES: usize = 2 * size_of::<usize>();
 const _: () = assert!(
-    ARC_COUNTS_BYTES + offset_of!(RecoveredTransaction, envelope) <= 2 * CACHE_LINE_BYTES,
+    ARC_COUNTS_BYTES + offset_of!(RecoveredTransaction, input) <= 2 * CACHE_LINE_BYTES,
     "what is always looked at has outgrown its cache lines",
 );
 
@@ -86,9 +91,8 @@ impl Outline {
         let is_wide = !matches!(narrow, (Ok(_), Ok(_), Ok(_)))
             || more != [0; 2]
             || chain_id == Some(NO_CHAIN_ID);
-        let is_call = envelope.to().is_some()
-            && matches!(envelope.tx_type(), TxType::Legacy | TxType::Eip2930 | TxType::Eip1559);
-        let is_listed = envelope.access_list().is_some_and(|list| !list.is_empty());
+        let has_lists = matches!(envelope.tx_type(), TxType::Eip4844 | TxType::Eip7702)
+            || envelope.access_list().is_some_and(|list| !list.is_empty());
         Self {
             to: envelope.to().unwrap_or_default(),
             selector,
@@ -100,20 +104,25 @@ impl Outline {
             chain_id: chain_id.unwrap_or(NO_CHAIN_ID),
             raw_bytes: narrow.2.unwrap_or_default(),
             tx_type: envelope.tx_type(),
-            is_wide,
             has_input: !input.is_empty(),
-            is_bare: is_call && input.is_empty() && !is_listed && !is_wide,
+            creates: envelope.kind().is_create(),
+            is_odd: has_lists || is_wide,
         }
     }
 
-    /// The numbers of one that calls somebody and at most moves wei: without input, access list,
-    /// authorizations or blobs.
+    /// Its numbers, where it has no list: then nothing of it but its input stands elsewhere.
     #[inline]
-    pub fn bare(&self) -> Option<Bare> {
+    pub fn numbers(&self) -> Option<Numbers> {
         let Self { fee_cap, tip_cap, value: [low, high], .. } = *self;
         let value = u128::from(high) << 64 | u128::from(low);
         let chain_id = (self.chain_id != NO_CHAIN_ID).then_some(self.chain_id);
-        self.is_bare.then_some(Bare { fee_cap, tip_cap, value, chain_id })
+        (!self.is_odd).then_some(Numbers { fee_cap, tip_cap, value, chain_id })
+    }
+
+    /// The numbers of one that calls somebody, and at most moves wei.
+    #[inline]
+    pub fn bare(&self) -> Option<Numbers> {
+        self.numbers().filter(|_| !self.has_input && !self.creates)
     }
 }
 
@@ -129,7 +138,8 @@ impl RecoveredTransaction {
         raw: Bytes,
     ) -> Self {
         let outline = Outline::new(&envelope, &raw);
-        Self { sender, outline, envelope, hash, authorities, raw }
+        let input = envelope.input().clone();
+        Self { sender, outline, input, envelope, hash, authorities, raw }
     }
 
     /// What is looked at in its turn.
@@ -150,10 +160,9 @@ impl RecoveredTransaction {
     /// Wei per gas that the fee recipient gets at `base_fee`, or `None` where the fee cap is
     /// under it.
     pub fn effective_tip(&self, base_fee: u64) -> Option<u128> {
-        let Outline { fee_cap, tip_cap, is_wide, .. } = self.outline;
-        if is_wide {
+        let Some(Numbers { fee_cap, tip_cap, .. }) = self.outline.numbers() else {
             return self.envelope.effective_tip_per_gas(base_fee);
-        }
+        };
         fee_cap.checked_sub(base_fee).map(|over| over.min(tip_cap).into())
     }
 
@@ -172,13 +181,12 @@ impl RecoveredTransaction {
     /// As `cost`, `None` where the fee has more than 128 bits or all of it more than 256: the EVM
     /// refuses both.
     pub fn checked_cost(&self) -> Option<U256> {
-        let Outline { gas_limit, fee_cap, value: [low, high], is_wide, .. } = self.outline;
-        if is_wide {
-            let fee = u128::from(gas_limit).checked_mul(self.envelope.max_fee_per_gas())?;
+        let gas_limit = u128::from(self.outline.gas_limit);
+        let Some(Numbers { fee_cap, value, .. }) = self.outline.numbers() else {
+            let fee = gas_limit.checked_mul(self.envelope.max_fee_per_gas())?;
             return U256::from(fee).checked_add(self.envelope.value());
-        }
-        let fee = U256::from(u128::from(gas_limit) * u128::from(fee_cap));
-        Some(fee + U256::from_limbs([low, high, 0, 0]))
+        };
+        Some(U256::from(gas_limit * u128::from(fee_cap)) + U256::from(value))
     }
 
     /// Memory that it takes, bytes, near enough for limits: input and raw bytes are two copies.
@@ -190,9 +198,9 @@ impl RecoveredTransaction {
     /// Bytes of its item in a block's RLP list, near enough for limits (a typed transaction is
     /// wrapped in a string of up to four bytes of prefix).
     pub fn block_bytes(&self) -> usize {
-        let Outline { raw_bytes, is_wide, .. } = self.outline;
-        let narrow = usize::try_from(raw_bytes).ok().filter(|_| !is_wide);
-        narrow.unwrap_or(self.raw.len()) + 4
+        let Outline { raw_bytes, is_odd, .. } = self.outline;
+        let near = usize::try_from(raw_bytes).ok().filter(|_| !is_odd);
+        near.unwrap_or(self.raw.len()) + 4
     }
 
     /// Re-encodes the envelope; equals `raw` for every transaction that was decoded.
@@ -294,13 +302,18 @@ mod tests {
             let is_listed = envelope.access_list().is_some_and(|list| !list.is_empty());
             let is_bare = !envelope.kind().is_create() && !outline.has_input && !is_listed;
             prop_assert!(is_bare || outline.bare().is_none());
-            if let Some(bare) = outline.bare() {
-                let tip_cap = envelope.max_priority_fee_per_gas();
-                prop_assert_eq!(u128::from(bare.fee_cap), envelope.max_fee_per_gas());
-                prop_assert_eq!(u128::from(bare.tip_cap), tip_cap.unwrap_or(bare.fee_cap.into()));
-                prop_assert_eq!(U256::from(bare.value), envelope.value());
-                prop_assert_eq!(bare.chain_id, envelope.chain_id());
-            } else if is_bare {
+            prop_assert_eq!(outline.creates, envelope.kind().is_create());
+            prop_assert_eq!(&tx.input, envelope.input());
+            if let Some(numbers) = outline.numbers() {
+                let tip_cap = envelope.max_priority_fee_per_gas().map_or(numbers.fee_cap, |tip| {
+                    u64::try_from(tip).unwrap()
+                });
+                prop_assert_eq!(u128::from(numbers.fee_cap), envelope.max_fee_per_gas());
+                prop_assert_eq!(numbers.tip_cap, tip_cap);
+                prop_assert_eq!(U256::from(numbers.value), envelope.value());
+                prop_assert_eq!(numbers.chain_id, envelope.chain_id());
+                prop_assert_eq!(outline.bare(), is_bare.then_some(numbers));
+            } else if !is_listed {
                 let numbers = [envelope.max_fee_per_gas(), envelope.priority_fee_or_price()];
                 let is_wide = numbers.iter().any(|number| *number > u64::MAX.into())
                     || envelope.value() > U256::from(u128::MAX)

@@ -2,6 +2,7 @@
 
 use crate::execution::{
     block::OpenBlock,
+    call::bring,
     evm::{EngineError, Evm, Executed, TransactError},
     parallel::{
         counts::{Conflicts, Counts},
@@ -11,7 +12,7 @@ use crate::execution::{
         planted::{Fault, planted},
         speculation::{Batch, Conflict},
     },
-    prefetch::{prefetch, prefetched},
+    prefetch::prefetch,
     preimages::{Remembers as _, foresee, remember},
     serial::{self, Engine, Outcome, Steps},
     store::{ReadError, Store},
@@ -183,7 +184,10 @@ impl Steps for Crew<'_> {
             let mut place = self.run.as_ref().map_or(0, |run| run.next);
             let calls = next.map(|(next, it)| {
                 let is_in_place = self.is_in_place(at + next, &mut place, it);
-                is_in_place.then(|| prefetched(&**it))
+                is_in_place.then(|| {
+                    bring(it);
+                    &**it
+                })
             });
             self.foreseen = at + foresee(store, calls);
         }

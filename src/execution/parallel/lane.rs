@@ -2,6 +2,7 @@
 
 use crate::execution::{
     cache::Window,
+    call::bring,
     evm::{Evm, Executed, Rules, tx_env},
     parallel::{
         pace::Paced,
@@ -282,7 +283,7 @@ impl Lane {
         let calls = next.map(|place| mine(&place).then(|| work.transaction(place)));
         let looked_at = foresee(evm.store(), calls);
         let far = place + looked_at..lanes.len().min(place + looked_at + PLACES_AHEAD);
-        far.filter(mine).for_each(|place| prefetch(work.transaction(place)));
+        far.filter(mine).for_each(|place| bring(work.transaction(place)));
         looked_at
     }
 }

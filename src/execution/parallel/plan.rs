@@ -14,7 +14,6 @@ use crate::types::{
     map::{Hasher, Map},
     transaction::RecoveredTransaction,
 };
-use alloy_consensus::Transaction as _;
 use alloy_primitives::Address;
 use std::hash::{BuildHasher as _, Hasher as _};
 
@@ -266,7 +265,7 @@ fn tokens_of(
         }
         Caution::Arguments => {
             into[1] = token(to, transaction.sender.as_slice());
-            let arguments = transaction.envelope.input().get(4..).unwrap_or_default();
+            let arguments = transaction.input.get(4..).unwrap_or_default();
             let mut count = 2;
             for word in arguments.chunks_exact(32).take(WORDS_MAX) {
                 let (high, address) = word.split_at(12);
