@@ -27,7 +27,7 @@ pub struct RecoveredTransaction {
 }
 
 /// What one thread looks at of every transaction in its turn. With the sender, and the counts of
-/// an `Arc` before it, it fills two cache lines, where the whole transaction takes eight.
+/// an `Arc` before it, it fills two cache lines; the whole transaction takes several times that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct Outline {

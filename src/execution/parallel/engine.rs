@@ -30,6 +30,9 @@ use std::sync::{Arc, atomic::Ordering};
 pub const LANES_MAX: usize = 63;
 /// What a lane may be ahead of the committing thread, transactions.
 const AHEAD_MAX: usize = 256;
+/// Transactions among which calls enough for lanes are sought; after as many it is tried again.
+const SOUGHT_AMONG: usize = 1_024;
+
 /// Plain transfers in the ledger, the rest in several EVMs at once, all committed in order.
 pub struct Parallel {
     /// Its state stands in here.
@@ -127,8 +130,8 @@ impl Engine for Parallel {
             paced,
             cut,
             all: Arc::clone(&transactions),
-            is_planned: false,
             run: None,
+            try_at: 0,
             tips: Tips::of(block.environment.fee_recipient),
             near: [None; AHEAD],
             foreseen: 0,
@@ -253,9 +256,9 @@ struct Crew<'a> {
     paced: &'a Paced,
     cut: &'a mut u64,
     all: Arc<Vec<SharedTransaction>>,
-    /// Whether `begin` was called.
-    is_planned: bool,
     run: Option<Run>,
+    /// Where to try for lanes next.
+    try_at: usize,
     tips: Tips,
     near: [Option<Near>; AHEAD],
     /// Transactions before this one have been prepared for.
@@ -264,8 +267,8 @@ struct Crew<'a> {
 }
 
 impl Crew<'_> {
-    /// Hands what is left of the cut to the lanes, where that is worth it. Called at the first
-    /// transaction that needs the EVM: most cuts of transfers have none.
+    /// Hands what is left of the cut to the lanes, where that is worth it. Not called before the
+    /// first transaction that needs the EVM: most cuts of transfers have none.
     #[cold]
     fn begin(&mut self, evm: &mut Evm, at: usize) -> Option<Run> {
         if let Ok((planner, _)) = self.planned.try_recv() {
@@ -275,7 +278,7 @@ impl Crew<'_> {
         if self.lanes.is_empty() {
             return None;
         }
-        let calls = self.all[at..].iter().map(|it| &**it);
+        let calls = self.all[at..].iter().take(SOUGHT_AMONG).map(|it| &**it);
         let calls = calls.filter(|it| !may_be_plain(it.outline(), self.chain_id));
         let planner = self.planner.take_if(|planner| planner.is_worthwhile(calls))?;
         *self.cut += 1;
@@ -313,8 +316,8 @@ impl Crew<'_> {
         at: usize,
         (block, transaction): (&BlockEnvironment, &RecoveredTransaction),
     ) -> Result<Executed, TransactError> {
-        if !self.is_planned {
-            self.is_planned = true;
+        if self.run.is_none() && at >= self.try_at {
+            self.try_at = at + SOUGHT_AMONG;
             self.run = self.begin(evm, at);
         }
         let run = self.run.take().and_then(|run| self.with_plan(run, at));
