@@ -278,6 +278,12 @@ impl Crew<'_> {
         if self.lanes.is_empty() {
             return None;
         }
+        if self.planner.is_none() {
+            // Still away with such a cut: it is looked for again.
+            self.paced.point();
+            self.try_at = at;
+            return None;
+        }
         let calls = self.all[at..].iter().take(SOUGHT_AMONG).map(|it| &**it);
         let calls = calls.filter(|it| !may_be_plain(it.outline(), self.chain_id));
         let planner = self.planner.take_if(|planner| planner.is_worthwhile(calls))?;
@@ -357,7 +363,12 @@ impl Crew<'_> {
             run.progress.reached.store(at, Ordering::Release);
             if let Ok((planner, work)) = self.planned.try_recv() {
                 *self.planner = Some(planner);
-                run.work = Some(work?);
+                if work.is_none() {
+                    // The rest of the cut was planned too.
+                    self.try_at = usize::MAX;
+                    return None;
+                }
+                run.work = work;
             }
         }
         Some(run)

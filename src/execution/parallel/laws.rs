@@ -317,16 +317,18 @@ fn lanes_execute_most_and_everything_else_happens_too() {
     assert!(all.aborted > 40 && all.abandoned > 20, "{all:?}");
 }
 
+/// The call of a contract with that number, by few senders in turn.
+fn call(at: usize) -> SharedTransaction {
+    let (from, to, argument) = (at % SENDERS, SENDERS + 2, NOBODY);
+    let gas_limit = 60_000;
+    let it = Sketch { from, slip: false, kind: 3, to, argument, amount: 0, wei: 0, gas_limit };
+    it.signed(u64::try_from(at / SENDERS).unwrap(), 0)
+}
+
 /// The chains of few senders in turn: lanes must not leave the first of each to the committing
 /// thread, or they could begin none of what follows it.
 #[test]
 fn lanes_run_along_chains_from_their_first() {
-    let call = |at: usize| {
-        let (from, to, argument) = (at % SENDERS, SENDERS + 2, NOBODY);
-        let gas_limit = 60_000;
-        let it = Sketch { from, slip: false, kind: 3, to, argument, amount: 0, wei: 0, gas_limit };
-        it.signed(u64::try_from(at / SENDERS).unwrap(), 0)
-    };
     let list: Vec<_> = (0..180).map(call).collect();
     let mut all = Counts::default();
     for seed in 0..8 {
@@ -337,6 +339,22 @@ fn lanes_run_along_chains_from_their_first() {
     }
     println!("{all:?}");
     assert!(all.ahead > all.in_place / 4, "{all:?}");
+}
+
+/// Where the committing thread is through with a cut before its plan is there, the planner comes
+/// back for one of the next cuts.
+#[test]
+fn a_plan_that_comes_too_late_is_not_the_last() {
+    let list: Vec<_> = (0..240).map(call).collect();
+    let (early, late) = list.split_at(80);
+    let cuts: Vec<_> = early.chunks(4).chain([late]).collect();
+    let ahead = |seed| {
+        let baton = Arc::new(Baton::new(seed, 3));
+        compare(&cuts, 2, 100_000, Some(baton)).unwrap().ahead
+    };
+    let ahead: Vec<u64> = (0..8).map(ahead).collect();
+    println!("{ahead:?}");
+    assert!(ahead.iter().all(|ahead| *ahead > 20), "{ahead:?}");
 }
 
 /// Each fault shows as a difference (or as a state that cannot be) under some seed.
