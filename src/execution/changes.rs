@@ -15,7 +15,7 @@ use alloy_primitives::{Address, U256};
 /// Records that are brought near before they are needed.
 const RECORDS_AHEAD: usize = 12;
 /// A diff has room for this many times its accounts, at most.
-const ROOM_LEFT_MAX: usize = 3;
+const ROOM_LEFT_MAX: usize = 2;
 
 /// What may differ since the last `take`. A record's mark is its place in a list, where the
 /// record is named at that place.

@@ -2,7 +2,7 @@
 
 use crate::execution::{
     block::OpenBlock,
-    evm::{Evm, Rules, tx_env, tx_env_of_envelope},
+    evm::{Evm, Rules, tx_env},
     hashes::BlockHashes,
     parallel::engine::Parallel,
     serial::{Engine, Serial},
@@ -15,13 +15,16 @@ use crate::types::{
     overlay::Overlay,
     transaction::{RecoveredTransaction, SharedTransaction},
 };
-use alloy_consensus::{SignableTransaction, TxEip1559, TxEip2930, TxEnvelope, TxLegacy};
+use alloy_consensus::{
+    SignableTransaction, Transaction as _, TxEip1559, TxEip2930, TxEnvelope, TxLegacy,
+};
 use alloy_eips::{
     eip2718::Encodable2718 as _,
     eip2930::{AccessList, AccessListItem},
 };
 use alloy_primitives::{Address, B256, Bytes, Signature, TxKind, U256, hex, keccak256};
 use proptest::prelude::*;
+use revm::context::TxEnv;
 use std::sync::Arc;
 
 const CHAIN: u64 = 31_337;
@@ -199,7 +202,22 @@ proptest! {
         let (mut block, mut same) = (OpenBlock::new(environment), OpenBlock::new(environment));
         for part in transactions(&sketches).chunks(cut) {
             for transaction in part {
-                prop_assert_eq!(tx_env(transaction), tx_env_of_envelope(transaction));
+                let envelope = &transaction.envelope;
+                let expected = TxEnv {
+                    tx_type: envelope.tx_type().into(),
+                    caller: transaction.sender,
+                    gas_limit: envelope.gas_limit(),
+                    gas_price: envelope.max_fee_per_gas(),
+                    kind: envelope.kind(),
+                    value: envelope.value(),
+                    data: envelope.input().clone(),
+                    nonce: envelope.nonce(),
+                    chain_id: envelope.chain_id(),
+                    access_list: envelope.access_list().cloned().unwrap_or_default(),
+                    gas_priority_fee: envelope.max_priority_fee_per_gas(),
+                    ..TxEnv::default()
+                };
+                prop_assert_eq!(tx_env(transaction), expected);
             }
             let expected = serial.execute(&mut block, part.to_vec(), &mut || false).unwrap();
             let found = direct.execute(&mut same, part.to_vec(), &mut || false).unwrap();

@@ -278,30 +278,27 @@ impl<T: ToString> From<EVMError<ReadError, T>> for EngineError {
     }
 }
 
-/// A transaction as revm wants it.
+/// A transaction as revm wants it. Of most the envelope is not looked at.
 pub(super) fn tx_env(tx: &RecoveredTransaction) -> TxEnv {
-    let outline = tx.outline();
-    let Some(Numbers { fee_cap, tip_cap, value, chain_id }) = outline.numbers() else {
-        return tx_env_of_envelope(tx);
-    };
-    TxEnv {
+    let (outline, envelope) = (tx.outline(), &tx.envelope);
+    let env = TxEnv {
         tx_type: outline.tx_type.into(),
         caller: tx.sender,
         gas_limit: outline.gas_limit,
-        gas_price: fee_cap.into(),
         kind: if outline.creates { TxKind::Create } else { TxKind::Call(outline.to) },
-        value: U256::from(value),
         data: tx.input.clone(),
         nonce: outline.nonce,
-        chain_id,
-        gas_priority_fee: (outline.tx_type == TxType::Eip1559).then_some(tip_cap.into()),
         ..TxEnv::default()
+    };
+    if let Some(Numbers { fee_cap, tip_cap, value, chain_id }) = outline.numbers() {
+        return TxEnv {
+            gas_price: fee_cap.into(),
+            value: U256::from(value),
+            chain_id,
+            gas_priority_fee: (outline.tx_type == TxType::Eip1559).then_some(tip_cap.into()),
+            ..env
+        };
     }
-}
-
-/// As `tx_env`, from the envelope alone.
-pub(super) fn tx_env_of_envelope(tx: &RecoveredTransaction) -> TxEnv {
-    let envelope = &tx.envelope;
     let authorizations = envelope.authorization_list().unwrap_or_default();
     let authorization_list = authorizations
         .iter()
@@ -313,19 +310,14 @@ pub(super) fn tx_env_of_envelope(tx: &RecoveredTransaction) -> TxEnv {
         })
         .collect();
     TxEnv {
-        tx_type: envelope.tx_type().into(),
-        caller: tx.sender,
-        gas_limit: envelope.gas_limit(),
         gas_price: envelope.max_fee_per_gas(),
-        kind: envelope.kind(),
         value: envelope.value(),
-        data: envelope.input().clone(),
-        nonce: envelope.nonce(),
         chain_id: envelope.chain_id(),
         access_list: envelope.access_list().cloned().unwrap_or_default(),
         gas_priority_fee: envelope.max_priority_fee_per_gas(),
         blob_hashes: envelope.blob_versioned_hashes().unwrap_or_default().to_vec(),
         max_fee_per_blob_gas: envelope.max_fee_per_blob_gas().unwrap_or_default(),
         authorization_list,
+        ..env
     }
 }

@@ -271,12 +271,12 @@ impl Crew<'_> {
     /// first transaction that needs the EVM: most cuts of transfers have none.
     #[cold]
     fn begin(&mut self, evm: &mut Evm, at: usize) -> Option<Run> {
+        if self.lanes.is_empty() {
+            return None;
+        }
         if let Ok((planner, _)) = self.planned.try_recv() {
             // With the plan of a cut that was over before it was planned.
             *self.planner = Some(planner);
-        }
-        if self.lanes.is_empty() {
-            return None;
         }
         if self.planner.is_none() {
             // Still away with such a cut: it is looked for again.
