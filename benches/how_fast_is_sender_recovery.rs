@@ -3,7 +3,9 @@
 //! `cargo bench --bench how_fast_is_sender_recovery -- OPTIONS`, which are `[--small] [--rounds N]`
 //!
 //! Every engine recovers the same signatures, addresses included, in turns with libsecp256k1 in
-//! the same run, by CPU time of the thread; then on all cores at once. Ratios are of medians.
+//! the same run, by CPU time of the thread; then on all cores at once. A turn takes each engine
+//! some milliseconds, and a ratio is the median of those of all turns: the speed of a machine that
+//! others use too changes within seconds.
 #![allow(clippy::float_arithmetic, clippy::cast_precision_loss, reason = "a bench prints ratios")]
 #![allow(clippy::print_stdout, reason = "a bench prints")]
 
@@ -32,35 +34,43 @@ fn main() {
         return;
     }
     let small = mode == mode::Mode::Small;
-    let rounds = rounds(if small { 2 } else { 15 });
+    let rounds = rounds(if small { 2 } else { 101 });
     let signed = signed(if small { 64 } else { 4_096 });
     prepare();
     println!("the lanes are available: {}", Engine::lanes_available());
     let cores = thread::available_parallelism().map_or(1, usize::from);
     for threads in [1, cores] {
-        println!("{threads} threads, µs of CPU a signature: median (from, to), and the ratio");
+        println!(
+            "{threads} threads, µs of CPU a signature: median (from, to); times as fast as \
+             libsecp256k1: median (from, to)"
+        );
         for batch in BATCHES.into_iter().filter(|batch| *batch <= signed.len()) {
             let mut times = vec![Vec::new(); ENGINES.len()];
+            let mut ratios = vec![Vec::new(); ENGINES.len()];
             for _ in 0..rounds {
-                for (engine, times) in ENGINES.into_iter().zip(&mut times) {
-                    times.extend(together(threads, &|| measured(engine, &signed, batch)));
+                let turn = ENGINES.map(|engine| {
+                    let each = together(threads, &|| measured(engine, &signed, batch));
+                    each.iter().sum::<f64>() / each.len() as f64
+                });
+                for (at, time) in turn.into_iter().enumerate() {
+                    times[at].push(time);
+                    ratios[at].push(turn[0] / time);
                 }
             }
-            let mut base = 0.0;
-            for (engine, times) in ENGINES.into_iter().zip(&mut times) {
-                times.sort_unstable_by(f64::total_cmp);
-                let (from, to) = (times[0], times[times.len() - 1]);
-                let median = times[times.len() / 2];
-                if engine == Engine::Libsecp256k1 {
-                    base = median;
-                }
-                let ratio = base / median;
-                println!(
-                    "batch {batch}, {engine:?}: {median:.2} ({from:.2}, {to:.2}), {ratio:.1} times"
-                );
+            for ((engine, times), ratios) in ENGINES.into_iter().zip(times).zip(ratios) {
+                let (time, ratio) = (spread(times, 2), spread(ratios, 1));
+                println!("batch {batch}, {engine:?}: {time}, {ratio} times");
             }
         }
     }
+}
+
+/// Median, lowest and highest, with so many decimals.
+fn spread(mut values: Vec<f64>, decimals: usize) -> String {
+    values.sort_unstable_by(f64::total_cmp);
+    let (from, to) = (values[0], values[values.len() - 1]);
+    let median = values[values.len() / 2];
+    format!("{median:.decimals$} ({from:.decimals$}, {to:.decimals$})")
 }
 
 /// The same on so many threads at once.
@@ -71,9 +81,12 @@ fn together(threads: usize, work: &(dyn Fn() -> f64 + Sync)) -> Vec<f64> {
     })
 }
 
-/// µs of CPU time a signature, of at least 512 signatures.
+/// µs of CPU time a signature, in batches, for some milliseconds. What decides one by one gets a
+/// part of a large batch.
 fn measured(engine: Engine, signed: &[Signed], batch: usize) -> f64 {
-    let times = 512usize.div_ceil(batch).min(signed.len() / batch).max(1);
+    let count = if engine == Engine::Lanes { 1_024 } else { 128 };
+    let batch = if engine == Engine::Lanes { batch } else { batch.min(count) };
+    let times = count.div_ceil(batch).min(signed.len() / batch);
     let mut out = Vec::with_capacity(batch);
     let start = cpu::thread_s();
     for part in signed.chunks(batch).take(times) {
