@@ -7,17 +7,17 @@
 
 use crate::crypto::recover::lanes::{
     chunk::{self, Chunk},
-    field::{Fe, Limbs},
-    point::{self, Affine, Curve, Jacobian, Job, Shared},
-    power, scalar,
+    field::{self, Field, Limbs, Vectors},
+    scalar,
     vector::{LANES, Lanes},
 };
 use std::{
     arch::x86_64::{
-        __m512i, _mm512_add_epi64, _mm512_and_si512, _mm512_madd52hi_epu64, _mm512_madd52lo_epu64,
-        _mm512_mask_blend_epi64, _mm512_permutex2var_epi64, _mm512_permutexvar_epi64,
-        _mm512_set1_epi64, _mm512_slli_epi64, _mm512_srli_epi64, _mm512_sub_epi64,
-        _mm512_testn_epi64_mask, _mm512_unpackhi_epi64, _mm512_unpacklo_epi64,
+        __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_add_epi64, _mm512_and_si512,
+        _mm512_madd52hi_epu64, _mm512_madd52lo_epu64, _mm512_mask_blend_epi64,
+        _mm512_permutex2var_epi64, _mm512_permutexvar_epi64, _mm512_set1_epi64, _mm512_slli_epi64,
+        _mm512_srli_epi64, _mm512_sub_epi64, _mm512_testn_epi64_mask, _mm512_unpackhi_epi64,
+        _mm512_unpacklo_epi64,
     },
     mem::transmute,
 };
@@ -111,6 +111,12 @@ impl Lanes for Avx512 {
         unsafe { turned(rows) }
     }
     #[inline(always)]
+    fn bring(words: &[u64; LANES]) {
+        let line = std::ptr::from_ref(words).cast();
+        // SAFETY: a hint, which reads nothing; every processor with the lanes has it.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
+    }
+    #[inline(always)]
     fn swapped<const BY: usize>(self) -> Self {
         let from = Self::of(const { swaps(BY) });
         operation!(_mm512_permutexvar_epi64(from.0, self.0))
@@ -160,21 +166,19 @@ fn turned(r: [Avx512; LANES]) -> [Avx512; LANES] {
     out
 }
 
-type Numbers<const N: usize> = Fe<Avx512, N, 1>;
-type Flat<const N: usize> = Affine<Avx512, N>;
-type Point<const N: usize> = Jacobian<Avx512, N>;
-type Share<const N: usize> = Shared<Avx512, N>;
+type Numbers<const N: usize> = Vectors<Avx512, N>;
+type One = Limbs<Avx512>;
 
-/// The functions of `Curve`, each compiled by itself for the registers.
+/// The functions of `Field`, each compiled by itself for the registers.
 macro_rules! outlined {
-    ($($name:ident [$($n:ident)?] ($($arg:ident: $type:ty),*) -> $out:ty { $call:expr })*) => {
+    ($($module:ident::$name:ident [$($n:ident)?] ($($arg:ident: $type:ty),*) -> $out:ty;)*) => {
         $(#[inline(never)]
         #[target_feature(enable = "avx512f,avx512ifma")]
         fn $name$(<const $n: usize>)?($($arg: $type),*) -> $out {
-            $call
+            $module::$name($($arg),*)
         })*
 
-        impl Curve for Avx512 {
+        impl Field for Avx512 {
             $(#[inline(always)]
             fn $name$(<const $n: usize>)?($($arg: $type),*) -> $out {
                 // SAFETY: a value of `Avx512` exists only where the processor has what the
@@ -186,21 +190,13 @@ macro_rules! outlined {
 }
 
 outlined! {
-    root [N] (a: &mut Numbers<N>) -> () { *a = power::root(a) }
-    double [N] (p: &mut Point<N>) -> () { *p = p.double() }
-    add [N] (p: &mut Point<N>, q: &Flat<N>) -> () { *p = p.add(q) }
-    begin [N] (
-        points: &[Flat<N>],
-        job: Job,
-        product: &mut Numbers<N>,
-        shared: &mut Share<N>
-    ) -> () { point::begin(points, job, product, shared) }
-    end [N] (
-        points: &mut [Flat<N>],
-        job: Job,
-        inverse: &mut Numbers<N>,
-        shared: &Share<N>
-    ) -> () { point::end(points, job, inverse, shared) }
-    times [] (a: &Limbs<Avx512>, b: &Limbs<Avx512>) -> Limbs<Avx512> { scalar::times(a, b) }
-    mul_one [] (a: &Numbers<1>, b: &Numbers<1>) -> Numbers<1> { a.mul(b) }
+    field::mul [N] (a: &Numbers<N>, b: &Numbers<N>) -> Numbers<N>;
+    field::mul_plus [N] (a: &Numbers<N>, b: &Numbers<N>, c: &Numbers<N>) -> Numbers<N>;
+    field::mul_mul [N] (a: &Numbers<N>, b: &Numbers<N>, c: &Numbers<N>, d: &Numbers<N>)
+        -> Numbers<N>;
+    field::mul_sqr [N] (a: &Numbers<N>, b: &Numbers<N>, c: &Numbers<N>) -> Numbers<N>;
+    field::sqr [N] (a: &Numbers<N>) -> Numbers<N>;
+    field::sqr_plus [N] (a: &Numbers<N>, c: &Numbers<N>) -> Numbers<N>;
+    field::sqr_times [N] (a: &Numbers<N>, times: usize) -> Numbers<N>;
+    scalar::times [] (a: &One, b: &One) -> One;
 }

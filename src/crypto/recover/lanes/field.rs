@@ -8,8 +8,12 @@
 //!
 //! N vectors go in step: while one waits for its carries, the other multiplies.
 
-use crate::crypto::recover::lanes::vector::{LANES, Lanes, MASK_52};
+use crate::crypto::recover::lanes::{
+    scalar,
+    vector::{LANES, Lanes, MASK_52},
+};
 use alloy_primitives::{U256, uint};
+use std::ops::Range;
 
 /// The field's prime.
 pub(super) const PRIME: U256 =
@@ -33,6 +37,68 @@ const _: () = assert!(TWICE_PRIME[0] <= 2 * MASK_52 && TWICE_PRIME[4] <= 2 * TIG
 
 /// One vector of numbers.
 pub(super) type Limbs<V> = [V; LIMBS];
+/// N vectors of numbers.
+pub(super) type Vectors<V, const N: usize> = [Limbs<V>; N];
+
+/// Multiplications, each a function of its own. All that a step of the ladder executes is then
+/// small enough for the processor's cache of decoded instructions, which a function for a whole
+/// doubling or addition is not. An engine of real vectors overrides these by functions that are
+/// compiled for its instructions.
+pub(super) trait Field: Lanes {
+    /// a * b
+    #[inline(always)]
+    fn mul<const N: usize>(a: &Vectors<Self, N>, b: &Vectors<Self, N>) -> Vectors<Self, N> {
+        mul(a, b)
+    }
+    /// a * b + c
+    #[inline(always)]
+    fn mul_plus<const N: usize>(
+        a: &Vectors<Self, N>,
+        b: &Vectors<Self, N>,
+        c: &Vectors<Self, N>,
+    ) -> Vectors<Self, N> {
+        mul_plus(a, b, c)
+    }
+    /// a * b + c * d
+    #[inline(always)]
+    fn mul_mul<const N: usize>(
+        a: &Vectors<Self, N>,
+        b: &Vectors<Self, N>,
+        c: &Vectors<Self, N>,
+        d: &Vectors<Self, N>,
+    ) -> Vectors<Self, N> {
+        mul_mul(a, b, c, d)
+    }
+    /// a * b + c^2
+    #[inline(always)]
+    fn mul_sqr<const N: usize>(
+        a: &Vectors<Self, N>,
+        b: &Vectors<Self, N>,
+        c: &Vectors<Self, N>,
+    ) -> Vectors<Self, N> {
+        mul_sqr(a, b, c)
+    }
+    /// a^2
+    #[inline(always)]
+    fn sqr<const N: usize>(a: &Vectors<Self, N>) -> Vectors<Self, N> {
+        sqr(a)
+    }
+    /// a^2 + c
+    #[inline(always)]
+    fn sqr_plus<const N: usize>(a: &Vectors<Self, N>, c: &Vectors<Self, N>) -> Vectors<Self, N> {
+        sqr_plus(a, c)
+    }
+    /// a^(2^times)
+    #[inline(always)]
+    fn sqr_times<const N: usize>(a: &Vectors<Self, N>, times: usize) -> Vectors<Self, N> {
+        sqr_times(a, times)
+    }
+    /// `scalar::times`
+    #[inline(always)]
+    fn times(a: &Limbs<Self>, b: &Limbs<Self>) -> Limbs<Self> {
+        scalar::times(a, b)
+    }
+}
 
 /// N vectors of numbers that may be multiplied.
 #[derive(Clone, Copy)]
@@ -67,13 +133,67 @@ fn with<V: Lanes>(mut columns: Columns<V>, c: &Limbs<V>) -> Columns<V> {
     columns
 }
 
+/// a * b
 #[inline(always)]
-fn sqr_times<V: Lanes, const N: usize>(a: &[Limbs<V>; N], times: usize) -> [Limbs<V>; N] {
+pub(super) fn mul<V: Lanes, const N: usize>(a: &Vectors<V, N>, b: &Vectors<V, N>) -> Vectors<V, N> {
+    each!(n of N: reduced(product(&a[n], &b[n])))
+}
+
+/// a * b + c
+#[inline(always)]
+pub(super) fn mul_plus<V: Lanes, const N: usize>(
+    a: &Vectors<V, N>,
+    b: &Vectors<V, N>,
+    c: &Vectors<V, N>,
+) -> Vectors<V, N> {
+    each!(n of N: reduced(with(product(&a[n], &b[n]), &c[n])))
+}
+
+/// a * b + c * d
+#[inline(always)]
+pub(super) fn mul_mul<V: Lanes, const N: usize>(
+    a: &Vectors<V, N>,
+    b: &Vectors<V, N>,
+    c: &Vectors<V, N>,
+    d: &Vectors<V, N>,
+) -> Vectors<V, N> {
+    each!(n of N: reduced(product_on(product(&a[n], &b[n]), &c[n], &d[n])))
+}
+
+/// a * b + c^2
+#[inline(always)]
+pub(super) fn mul_sqr<V: Lanes, const N: usize>(
+    a: &Vectors<V, N>,
+    b: &Vectors<V, N>,
+    c: &Vectors<V, N>,
+) -> Vectors<V, N> {
+    each!(n of N: reduced(product_on(square(&c[n]), &a[n], &b[n])))
+}
+
+/// a^2
+#[inline(always)]
+pub(super) fn sqr<V: Lanes, const N: usize>(a: &Vectors<V, N>) -> Vectors<V, N> {
+    each!(n of N: reduced(square(&a[n])))
+}
+
+/// a^2 + c
+#[inline(always)]
+pub(super) fn sqr_plus<V: Lanes, const N: usize>(
+    a: &Vectors<V, N>,
+    c: &Vectors<V, N>,
+) -> Vectors<V, N> {
+    each!(n of N: reduced(with(square(&a[n]), &c[n])))
+}
+
+/// a^(2^times)
+#[inline(always)]
+pub(super) fn sqr_times<V: Lanes, const N: usize>(
+    a: &Vectors<V, N>,
+    times: usize,
+) -> Vectors<V, N> {
     let mut out = *a;
     for _ in 0..times {
-        for one in &mut out {
-            *one = reduced(square(one));
-        }
+        out = sqr(&out);
     }
     out
 }
@@ -84,15 +204,29 @@ pub(super) fn product<V: Lanes>(a: &Limbs<V>, b: &Limbs<V>) -> Columns<V> {
     product_on([V::splat(0); 2 * LIMBS], a, b)
 }
 
+/// Columns to which most is added: their high halves are added up apart, because each addition
+/// waits for the one before.
+const LONG: Range<usize> = 3..7;
+
 /// a * b added to columns: 25 products, of which each has a low and a high half.
 #[inline(always)]
 fn product_on<V: Lanes>(mut columns: Columns<V>, a: &Limbs<V>, b: &Limbs<V>) -> Columns<V> {
     debug_assert!(multiplicable(a) && multiplicable(b), "a limb has more than 52 bits");
+    let mut apart = [V::splat(0); LONG.end - LONG.start];
     for i in 0..LIMBS {
         for j in 0..LIMBS {
             columns[i + j] = columns[i + j].low(a[i], b[j]);
-            columns[i + j + 1] = columns[i + j + 1].high(a[i], b[j]);
+            let column = i + j + 1;
+            let sum = if LONG.contains(&column) {
+                &mut apart[column - LONG.start]
+            } else {
+                &mut columns[column]
+            };
+            *sum = sum.high(a[i], b[j]);
         }
+    }
+    for (column, high) in LONG.zip(apart) {
+        columns[column] = columns[column].plus(high);
     }
     columns
 }
@@ -168,7 +302,7 @@ fn multiplicable<V: Lanes>(a: &Limbs<V>) -> bool {
     a.iter().all(|limb| limb.words().iter().all(|word| *word <= MASK_52))
 }
 
-impl<V: Lanes, const N: usize, const A: u64> Fe<V, N, A> {
+impl<V: Field, const N: usize, const A: u64> Fe<V, N, A> {
     /// The same with less said about it.
     #[inline(always)]
     pub(super) fn relaxed<const B: u64>(self) -> Fe<V, N, B> {
@@ -180,7 +314,7 @@ impl<V: Lanes, const N: usize, const A: u64> Fe<V, N, A> {
     #[inline(always)]
     pub(super) fn mul<const B: u64>(&self, b: &Fe<V, N, B>) -> Fe<V, N, 1> {
         const { assert!(A * B <= PRODUCTS_MAX) };
-        Fe(each!(n of N: reduced(product(&self.0[n], &b.0[n]))))
+        Fe(V::mul(&self.0, &b.0))
     }
 
     /// a * b + c
@@ -191,21 +325,21 @@ impl<V: Lanes, const N: usize, const A: u64> Fe<V, N, A> {
         c: &Sum<V, N, C>,
     ) -> Fe<V, N, 1> {
         const { assert!(A * B < PRODUCTS_MAX && C <= ADDED_MAX) };
-        Fe(each!(n of N: reduced(with(product(&self.0[n], &b.0[n]), &c.0[n]))))
+        Fe(V::mul_plus(&self.0, &b.0, &c.0))
     }
 
     /// a^2
     #[inline(always)]
     pub(super) fn sqr(&self) -> Fe<V, N, 1> {
         const { assert!(A * A <= PRODUCTS_MAX) };
-        Fe(each!(n of N: reduced(square(&self.0[n]))))
+        Fe(V::sqr(&self.0))
     }
 
     /// a^2 + c
     #[inline(always)]
     pub(super) fn sqr_plus<const C: u64>(&self, c: &Sum<V, N, C>) -> Fe<V, N, 1> {
         const { assert!(A * A < PRODUCTS_MAX && C <= ADDED_MAX) };
-        Fe(each!(n of N: reduced(with(square(&self.0[n]), &c.0[n]))))
+        Fe(V::sqr_plus(&self.0, &c.0))
     }
 
     /// a * b + c * d
@@ -217,10 +351,7 @@ impl<V: Lanes, const N: usize, const A: u64> Fe<V, N, A> {
         d: &Fe<V, N, D>,
     ) -> Fe<V, N, 1> {
         const { assert!(A * B + C * D <= PRODUCTS_MAX) };
-        Fe(each!(n of N: {
-            let first = product(&self.0[n], &b.0[n]);
-            reduced(product_on(first, &c.0[n], &d.0[n]))
-        }))
+        Fe(V::mul_mul(&self.0, &b.0, &c.0, &d.0))
     }
 
     /// a * b + c^2
@@ -231,11 +362,11 @@ impl<V: Lanes, const N: usize, const A: u64> Fe<V, N, A> {
         c: &Fe<V, N, C>,
     ) -> Fe<V, N, 1> {
         const { assert!(A * B + C * C <= PRODUCTS_MAX) };
-        Fe(each!(n of N: reduced(product_on(square(&c.0[n]), &self.0[n], &b.0[n]))))
+        Fe(V::mul_sqr(&self.0, &b.0, &c.0))
     }
 }
 
-impl<V: Lanes, const N: usize> Fe<V, N, 1> {
+impl<V: Field, const N: usize> Fe<V, N, 1> {
     /// The same as a sum of one.
     #[inline(always)]
     pub(super) fn sum(&self) -> Sum<V, N, 1> {
@@ -245,7 +376,7 @@ impl<V: Lanes, const N: usize> Fe<V, N, 1> {
     /// a^(2^times)
     #[inline(always)]
     pub(super) fn sqr_times(&self, times: usize) -> Self {
-        Self(sqr_times(&self.0, times))
+        Self(V::sqr_times(&self.0, times))
     }
 
     /// The same number in each lane.

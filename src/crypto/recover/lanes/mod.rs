@@ -38,7 +38,7 @@ use crate::crypto::recover::{
 use alloy_primitives::U256;
 
 /// Signatures that share their inversions.
-const CHUNK: usize = 64;
+const CHUNK: usize = 128;
 
 /// Whether this processor has the lanes.
 pub(super) fn available() -> bool {

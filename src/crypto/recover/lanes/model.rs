@@ -3,7 +3,7 @@
 //! lanes a time, they would make functions of a size that takes minutes to compile.
 
 use crate::crypto::recover::lanes::{
-    point::Curve,
+    field::Field,
     vector::{LANES, Lanes, MASK_52},
 };
 
@@ -80,9 +80,11 @@ impl Lanes for Model {
         std::array::from_fn(|at| Self(std::array::from_fn(|lane| rows[lane].0[at])))
     }
     #[inline(never)]
+    fn bring(_words: &[u64; LANES]) {}
+    #[inline(never)]
     fn swapped<const BY: usize>(self) -> Self {
         Self(std::array::from_fn(|lane| self.0[lane ^ BY]))
     }
 }
 
-impl Curve for Model {}
+impl Field for Model {}

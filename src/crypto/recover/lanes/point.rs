@@ -5,62 +5,7 @@
 //! -v then add up under one reduction. An addition of equal or opposite points gives Z = 0, and
 //! all that follows keeps it: those lanes are wrong and known to be.
 
-use crate::crypto::recover::lanes::{
-    field::{Fe, Limbs, Sum},
-    power, scalar,
-    vector::Lanes,
-};
-
-/// What is worth a function of its own: large enough that a call costs nothing, small enough that
-/// all of one step of the ladder stays in the processor's cache of instructions. An engine of real
-/// vectors overrides these by functions that are compiled for its instructions.
-pub(super) trait Curve: Lanes {
-    /// `power::root`
-    #[inline(always)]
-    fn root<const N: usize>(a: &mut Fe<Self, N, 1>) {
-        *a = power::root(a);
-    }
-    /// P becomes -2P.
-    #[inline(always)]
-    fn double<const N: usize>(p: &mut Jacobian<Self, N>) {
-        *p = p.double();
-    }
-    /// P becomes -(P + Q).
-    #[inline(always)]
-    fn add<const N: usize>(p: &mut Jacobian<Self, N>, q: &Affine<Self, N>) {
-        *p = p.add(q);
-    }
-    /// `begin`
-    #[inline(always)]
-    fn begin<const N: usize>(
-        points: &[Affine<Self, N>],
-        job: Job,
-        product: &mut Fe<Self, N, 1>,
-        shared: &mut Shared<Self, N>,
-    ) {
-        begin(points, job, product, shared);
-    }
-    /// `end`
-    #[inline(always)]
-    fn end<const N: usize>(
-        points: &mut [Affine<Self, N>],
-        job: Job,
-        inverse: &mut Fe<Self, N, 1>,
-        shared: &Shared<Self, N>,
-    ) {
-        end(points, job, inverse, shared);
-    }
-    /// `scalar::times`
-    #[inline(always)]
-    fn times(a: &Limbs<Self>, b: &Limbs<Self>) -> Limbs<Self> {
-        scalar::times(a, b)
-    }
-    /// a * b, of one vector.
-    #[inline(always)]
-    fn mul_one(a: &Fe<Self, 1, 1>, b: &Fe<Self, 1, 1>) -> Fe<Self, 1, 1> {
-        a.mul(b)
-    }
-}
+use crate::crypto::recover::lanes::field::{Fe, Field, Sum};
 
 /// An affine addition among some points: which, and where the sum goes.
 #[derive(Debug, Clone, Copy)]
@@ -82,7 +27,7 @@ pub(super) struct Shared<V, const N: usize> {
 
 /// Takes a job's divisor into the product.
 #[inline(always)]
-pub(super) fn begin<V: Lanes, const N: usize>(
+pub(super) fn begin<V: Field, const N: usize>(
     points: &[Affine<V, N>],
     job: Job,
     product: &mut Fe<V, N, 1>,
@@ -99,7 +44,7 @@ pub(super) fn begin<V: Lanes, const N: usize>(
 
 /// Does a job, given the inverse of the product, and takes its divisor out of that again.
 #[inline(always)]
-pub(super) fn end<V: Lanes, const N: usize>(
+pub(super) fn end<V: Field, const N: usize>(
     points: &mut [Affine<V, N>],
     job: Job,
     inverse: &mut Fe<V, N, 1>,
@@ -129,7 +74,7 @@ pub(super) struct Jacobian<V, const N: usize> {
     pub(super) z: Fe<V, N, 1>,
 }
 
-impl<V: Lanes, const N: usize> Affine<V, N> {
+impl<V: Field, const N: usize> Affine<V, N> {
     /// 2 * (x2 - x1), by which an addition divides.
     #[inline(always)]
     pub(super) fn divisor(&self, other: &Self) -> Fe<V, N, 6> {
@@ -170,7 +115,7 @@ impl<V: Lanes, const N: usize> Affine<V, N> {
     }
 }
 
-impl<V: Lanes, const N: usize> Jacobian<V, N> {
+impl<V: Field, const N: usize> Jacobian<V, N> {
     /// -2P: with y = v / 2 the formulas of every textbook for a curve without a linear term.
     #[inline(always)]
     pub(super) fn double(&self) -> Self {

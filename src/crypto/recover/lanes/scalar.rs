@@ -10,11 +10,10 @@ use crate::crypto::recover::{
     lanes::{
         digits::{Digits, digits},
         field::{
-            LIMBS, Limbs, less_if_not_below, limbs_of, numbers, packed, product, rippled, splat,
-            swapped, unpacked,
+            Field, LIMBS, Limbs, less_if_not_below, limbs_of, numbers, packed, product, rippled,
+            splat, swapped, unpacked,
         },
         generator,
-        point::Curve,
         vector::{LANES, Lanes, MASK_52},
     },
 };
@@ -46,7 +45,7 @@ pub(super) struct Scalars {
 /// Appends the digits of -hash / r and s / r of each signature, by one inversion of all their r
 /// (Montgomery's trick).
 #[inline(always)]
-pub(super) fn multipliers<V: Curve>(all: &[Scalars], out: &mut Vec<Multipliers>) {
+pub(super) fn multipliers<V: Field>(all: &[Scalars], out: &mut Vec<Multipliers>) {
     let mut vectors = Vec::with_capacity(all.len().div_ceil(LANES));
     let mut product = splat::<V>(U256::ONE);
     for eight in all.chunks(LANES) {
@@ -135,7 +134,7 @@ fn canonical<V: Lanes>(a: &Limbs<V>) -> Limbs<V> {
 
 /// 2^260 over the number in each lane, by one inversion of all their product. None is zero.
 #[inline(always)]
-fn inverse<V: Curve>(a: &Limbs<V>) -> Limbs<V> {
+fn inverse<V: Field>(a: &Limbs<V>) -> Limbs<V> {
     let beside = swapped::<V, 1>(a);
     let two = V::times(a, &beside);
     let beside_two = swapped::<V, 2>(&two);
