@@ -7,19 +7,21 @@
 
 use crate::crypto::recover::lanes::{
     chunk::{self, Chunk},
-    field::{self, Field, Limbs, Vectors},
-    scalar,
+    field::{self, Fe, Field, Limbs, Vectors},
+    point::{self, Affine, Curve, Jacobian, Job, Shared},
+    power, scalar,
     vector::{LANES, Lanes},
 };
 use std::{
     arch::x86_64::{
-        __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_add_epi64, _mm512_and_si512,
+        __cpuid, __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_add_epi64, _mm512_and_si512,
         _mm512_madd52hi_epu64, _mm512_madd52lo_epu64, _mm512_mask_blend_epi64,
-        _mm512_permutex2var_epi64, _mm512_permutexvar_epi64, _mm512_set1_epi64, _mm512_slli_epi64,
-        _mm512_srli_epi64, _mm512_sub_epi64, _mm512_testn_epi64_mask, _mm512_unpackhi_epi64,
-        _mm512_unpacklo_epi64,
+        _mm512_permutex2var_epi64, _mm512_permutexvar_epi64, _mm512_set1_epi64, _mm512_setr_epi64,
+        _mm512_slli_epi64, _mm512_srli_epi64, _mm512_sub_epi64, _mm512_testn_epi64_mask,
+        _mm512_unpackhi_epi64, _mm512_unpacklo_epi64,
     },
     mem::transmute,
+    sync::OnceLock,
 };
 
 /// Whether this processor has what the lanes need.
@@ -28,32 +30,59 @@ pub(super) fn available() -> bool {
         && std::arch::is_x86_feature_detected!("avx512ifma")
 }
 
-/// Recovers a chunk.
+/// Recovers a chunk in the way that suits the processor.
 pub(super) fn run(chunk: &mut Chunk<'_>) {
+    static STEPWISE: OnceLock<bool> = OnceLock::new();
+    if *STEPWISE.get_or_init(wants_steps) {
+        run_by::<true>(chunk);
+    } else {
+        run_by::<false>(chunk);
+    }
+}
+
+/// Recovers a chunk by functions of whole steps of the ladder, or by one for each multiplication.
+pub(super) fn run_by<const STEPWISE: bool>(chunk: &mut Chunk<'_>)
+where
+    Avx512<STEPWISE>: Curve,
+{
     assert!(available(), "the lanes were chosen on a processor that has none");
     // SAFETY: the processor has what the function is compiled for.
-    unsafe { compiled(chunk) }
+    unsafe { compiled::<STEPWISE>(chunk) }
 }
 
 #[target_feature(enable = "avx512f,avx512ifma")]
-fn compiled(chunk: &mut Chunk<'_>) {
-    chunk::run::<Avx512>(chunk);
+fn compiled<const STEPWISE: bool>(chunk: &mut Chunk<'_>)
+where
+    Avx512<STEPWISE>: Curve,
+{
+    chunk::run::<Avx512<STEPWISE>>(chunk);
 }
 
-/// A register. Values of it exist only under `run`, which has seen that the processor has them.
+/// Zen 4 (AMD's family 19h), which takes two cycles for each instruction of 512 bits: decoding
+/// keeps up with it, and what functions hand over through memory costs it more. On processors
+/// that take one cycle, decoding is the bound.
+fn wants_steps() -> bool {
+    let leaf = __cpuid(0);
+    let vendor = [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes);
+    let version = __cpuid(1).eax;
+    let family = (version >> 8 & 0xf) + (version >> 20 & 0xff);
+    vendor.as_flattened() == b"AuthenticAMD" && family == 0x19
+}
+
+/// A register. Values of it exist only under `run_by`, which has seen that the processor has them.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-pub(super) struct Avx512(__m512i);
+pub(super) struct Avx512<const STEPWISE: bool>(__m512i);
 
 /// One operation of the processor on registers.
 macro_rules! operation {
     ($call:expr) => {{
         // SAFETY: a value of `Avx512` exists only where the processor has the instruction.
-        Avx512(unsafe { $call })
+        Self(unsafe { $call })
     }};
 }
 
-impl Lanes for Avx512 {
+impl<const STEPWISE: bool> Lanes for Avx512<STEPWISE> {
     #[inline(always)]
     fn splat(word: u64) -> Self {
         operation!(_mm512_set1_epi64(word.cast_signed()))
@@ -138,17 +167,17 @@ const fn swaps(by: usize) -> [u64; LANES] {
 /// Pairs of words first, then pairs of those, then halves.
 #[inline]
 #[target_feature(enable = "avx512f,avx512ifma")]
-fn turned(r: [Avx512; LANES]) -> [Avx512; LANES] {
-    let low = |a: Avx512, b: Avx512| _mm512_unpacklo_epi64(a.0, b.0);
-    let high = |a: Avx512, b: Avx512| _mm512_unpackhi_epi64(a.0, b.0);
+fn turned<const STEPWISE: bool>(r: [Avx512<STEPWISE>; LANES]) -> [Avx512<STEPWISE>; LANES] {
+    let low = |a: Avx512<STEPWISE>, b: Avx512<STEPWISE>| _mm512_unpacklo_epi64(a.0, b.0);
+    let high = |a: Avx512<STEPWISE>, b: Avx512<STEPWISE>| _mm512_unpackhi_epi64(a.0, b.0);
     let pairs = [
         [low(r[0], r[1]), low(r[2], r[3]), low(r[4], r[5]), low(r[6], r[7])],
         [high(r[0], r[1]), high(r[2], r[3]), high(r[4], r[5]), high(r[6], r[7])],
     ];
-    let even = Avx512::of([0, 1, 8, 9, 4, 5, 12, 13]).0;
-    let odd = Avx512::of([2, 3, 10, 11, 6, 7, 14, 15]).0;
-    let first = Avx512::of([0, 1, 2, 3, 8, 9, 10, 11]).0;
-    let last = Avx512::of([4, 5, 6, 7, 12, 13, 14, 15]).0;
+    let even = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13);
+    let odd = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
+    let first = _mm512_setr_epi64(0, 1, 2, 3, 8, 9, 10, 11);
+    let last = _mm512_setr_epi64(4, 5, 6, 7, 12, 13, 14, 15);
     let mut out = r;
     for at in 0..2 {
         let [a, b, c, d] = pairs[at];
@@ -166,37 +195,74 @@ fn turned(r: [Avx512; LANES]) -> [Avx512; LANES] {
     out
 }
 
-type Numbers<const N: usize> = Vectors<Avx512, N>;
-type One = Limbs<Avx512>;
-
-/// The functions of `Field`, each compiled by itself for the registers.
+/// Implements a trait's methods by functions that are each compiled for the registers.
 macro_rules! outlined {
-    ($($module:ident::$name:ident [$($n:ident)?] ($($arg:ident: $type:ty),*) -> $out:ty;)*) => {
-        $(#[inline(never)]
-        #[target_feature(enable = "avx512f,avx512ifma")]
-        fn $name$(<const $n: usize>)?($($arg: $type),*) -> $out {
-            $module::$name($($arg),*)
-        })*
-
-        impl Field for Avx512 {
+    ($trait:ident for $register:ty {
+        $($module:ident::$name:ident [$($n:ident)?] ($($arg:ident: $type:ty),*) $(-> $out:ty)?;)*
+    }) => {
+        impl $trait for $register {
             $(#[inline(always)]
-            fn $name$(<const $n: usize>)?($($arg: $type),*) -> $out {
+            fn $name$(<const $n: usize>)?($($arg: $type),*) $(-> $out)? {
+                #[inline(never)]
+                #[target_feature(enable = "avx512f,avx512ifma")]
+                fn compiled$(<const $n: usize>)?($($arg: $type),*) $(-> $out)? {
+                    $module::$name($($arg),*)
+                }
                 // SAFETY: a value of `Avx512` exists only where the processor has what the
                 // function is compiled for.
-                unsafe { $name($($arg),*) }
+                unsafe { compiled($($arg),*) }
             })*
         }
     };
 }
 
+type Numbers<const N: usize> = Vectors<Avx512<false>, N>;
+type One<const STEPWISE: bool> = Limbs<Avx512<STEPWISE>>;
+
 outlined! {
-    field::mul [N] (a: &Numbers<N>, b: &Numbers<N>) -> Numbers<N>;
-    field::mul_plus [N] (a: &Numbers<N>, b: &Numbers<N>, c: &Numbers<N>) -> Numbers<N>;
-    field::mul_mul [N] (a: &Numbers<N>, b: &Numbers<N>, c: &Numbers<N>, d: &Numbers<N>)
-        -> Numbers<N>;
-    field::mul_sqr [N] (a: &Numbers<N>, b: &Numbers<N>, c: &Numbers<N>) -> Numbers<N>;
-    field::sqr [N] (a: &Numbers<N>) -> Numbers<N>;
-    field::sqr_plus [N] (a: &Numbers<N>, c: &Numbers<N>) -> Numbers<N>;
-    field::sqr_times [N] (a: &Numbers<N>, times: usize) -> Numbers<N>;
-    scalar::times [] (a: &One, b: &One) -> One;
+    Field for Avx512<false> {
+        field::mul [N] (a: &Numbers<N>, b: &Numbers<N>) -> Numbers<N>;
+        field::mul_plus [N] (a: &Numbers<N>, b: &Numbers<N>, c: &Numbers<N>) -> Numbers<N>;
+        field::mul_mul [N] (a: &Numbers<N>, b: &Numbers<N>, c: &Numbers<N>, d: &Numbers<N>)
+            -> Numbers<N>;
+        field::mul_sqr [N] (a: &Numbers<N>, b: &Numbers<N>, c: &Numbers<N>) -> Numbers<N>;
+        field::sqr [N] (a: &Numbers<N>) -> Numbers<N>;
+        field::sqr_plus [N] (a: &Numbers<N>, c: &Numbers<N>) -> Numbers<N>;
+        field::sqr_times [N] (a: &Numbers<N>, times: usize) -> Numbers<N>;
+        scalar::times [] (a: &One<false>, b: &One<false>) -> One<false>;
+    }
+}
+
+impl Curve for Avx512<false> {}
+
+outlined! {
+    Field for Avx512<true> {
+        scalar::times [] (a: &One<true>, b: &One<true>) -> One<true>;
+    }
+}
+
+type Element<const N: usize> = Fe<Avx512<true>, N, 1>;
+type Flat<const N: usize> = Affine<Avx512<true>, N>;
+type Point<const N: usize> = Jacobian<Avx512<true>, N>;
+type Share<const N: usize> = Shared<Avx512<true>, N>;
+
+outlined! {
+    Curve for Avx512<true> {
+        power::root [N] (a: &mut Element<N>);
+        power::inverse [N] (a: &Element<N>) -> Option<Element<N>>;
+        point::double [N] (p: &mut Point<N>);
+        point::add [N] (p: &mut Point<N>, q: &Flat<N>);
+        point::begin [N] (
+            points: &[Flat<N>],
+            job: Job,
+            product: &mut Element<N>,
+            shared: &mut Share<N>
+        );
+        point::end [N] (
+            points: &mut [Flat<N>],
+            job: Job,
+            inverse: &mut Element<N>,
+            shared: &Share<N>
+        );
+    }
 }

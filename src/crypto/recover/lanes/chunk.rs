@@ -11,10 +11,9 @@
 
 use crate::crypto::recover::lanes::{
     digits::{Code, ENTRIES, NONE, STEPS},
-    field::{Fe, Field, numbers, packed, unpacked},
+    field::{Fe, numbers, packed, unpacked},
     generator::{POSITIONS, STEPS_AFTER, TABLES, Table},
-    point::{Affine, Jacobian, Job, Shared, begin, end},
-    power,
+    point::{Affine, Curve, Jacobian, Job, Shared},
     scalar::{Multipliers, Scalars, multipliers},
     vector::LANES,
 };
@@ -108,7 +107,7 @@ const _: () = assert!(JOBS_MAX >= jobs(1) && JOBS_MAX >= jobs(2));
 
 /// Recovers all of a chunk: pairs of vectors in step, and one that is left over by itself.
 #[inline(always)]
-pub(super) fn run<V: Field>(chunk: &mut Chunk<'_>) {
+pub(super) fn run<V: Curve>(chunk: &mut Chunk<'_>) {
     let tasks = tasks::<V>(chunk.given);
     let vectors = tasks.len().div_ceil(LANES);
     let paired = tasks.len().min(vectors / 2 * 2 * LANES);
@@ -123,7 +122,7 @@ pub(super) fn run<V: Field>(chunk: &mut Chunk<'_>) {
 
 /// What is given, with the digits of u1 and u2.
 #[inline(always)]
-fn tasks<V: Field>(given: &[Given]) -> Vec<Task> {
+fn tasks<V: Curve>(given: &[Given]) -> Vec<Task> {
     let mut scalars = Vec::with_capacity(given.len());
     scalars.extend(given.iter().map(|given| given.scalars));
     let mut all = Vec::with_capacity(given.len());
@@ -135,7 +134,7 @@ fn tasks<V: Field>(given: &[Given]) -> Vec<Task> {
 }
 
 #[inline(always)]
-fn run_in_groups<V: Field, const N: usize>(tasks: &[Task], found: &mut Vec<Found>) {
+fn run_in_groups<V: Curve, const N: usize>(tasks: &[Task], found: &mut Vec<Found>) {
     let zero = Fe::<V, N, 1>::splat(U256::ZERO);
     let groups = tasks.len().div_ceil(LANES * N);
     let mut points = vec![Affine { x: zero, v: zero }; groups * POINTS];
@@ -167,7 +166,7 @@ fn task<const N: usize>(tasks: &[Task], n: usize, lane: usize) -> &Task {
 
 /// R from its x, and the generator's multiples; the lanes where no R has this x.
 #[inline(always)]
-fn lift<V: Field, const N: usize>(points: &mut [Affine<V, N>], tasks: &[Task]) -> [u8; N] {
+fn lift<V: Curve, const N: usize>(points: &mut [Affine<V, N>], tasks: &[Task]) -> [u8; N] {
     let mut words = [[[0; LANES]; 4]; N];
     let mut odd = [0; N];
     for n in 0..N {
@@ -195,7 +194,9 @@ fn lift<V: Field, const N: usize>(points: &mut [Affine<V, N>], tasks: &[Task]) -
         x.0[n] = unpacked([V::of(a), V::of(b), V::of(c), V::of(d)]);
     }
     let square = x.sqr().mul_plus(&x, &Fe::splat(U256::from(7)).sum());
-    let y = power::root(&square).canonical();
+    let mut y = square;
+    V::root(&mut y);
+    let y = y.canonical();
     let on_curve = y.sqr().sum().minus::<1, 3>(&square.sum()).tight().zeros();
     let mut no_point = [0; N];
     let mut same = y.evens();
@@ -223,7 +224,7 @@ fn lift<V: Field, const N: usize>(points: &mut [Affine<V, N>], tasks: &[Task]) -
 
 /// The generator's multiples by a digit of one sum.
 #[inline(always)]
-fn looked_up<V: Field, const N: usize>(
+fn looked_up<V: Curve, const N: usize>(
     table: &Table,
     (position, at): (usize, usize),
     tasks: &[Task],
@@ -243,7 +244,7 @@ fn looked_up<V: Field, const N: usize>(
 
 /// Points from a row of words a lane, negative where the mask says so.
 #[inline(always)]
-fn signed<V: Field, const N: usize>(rows: [[V; LANES]; N], negative: [u8; N]) -> Affine<V, N> {
+fn signed<V: Curve, const N: usize>(rows: [[V; LANES]; N], negative: [u8; N]) -> Affine<V, N> {
     let mut x = Fe::<V, N, 1>::splat(U256::ZERO);
     let mut v = x;
     for n in 0..N {
@@ -256,7 +257,7 @@ fn signed<V: Field, const N: usize>(rows: [[V; LANES]; N], negative: [u8; N]) ->
 
 /// One level of additions for all groups; false where a divisor was zero.
 #[inline(always)]
-fn add_affine<V: Field, const N: usize>(
+fn add_affine<V: Curve, const N: usize>(
     points: &mut [Affine<V, N>],
     level: usize,
     shared: &mut [Shared<V, N>],
@@ -271,13 +272,13 @@ fn add_affine<V: Field, const N: usize>(
             points[THETA_W2] = Affine { x: x.mul(&Fe::splat(CUBE_ROOT)), v: theta.v };
         }
         for (at, shared) in shared.iter_mut().enumerate() {
-            begin(points, job(level, at), &mut product, shared);
+            V::begin(points, job(level, at), &mut product, shared);
         }
     }
-    let Some(mut inverse) = power::inverse(&product) else { return false };
+    let Some(mut inverse) = V::inverse(&product) else { return false };
     for (points, shared) in points.chunks_mut(POINTS).zip(shared.chunks_mut(count)).rev() {
         for (at, shared) in shared.iter().enumerate().rev() {
-            end(points, job(level, at), &mut inverse, shared);
+            V::end(points, job(level, at), &mut inverse, shared);
         }
     }
     true
@@ -305,7 +306,7 @@ type Codes = [Code; LANES];
 /// u1 G + u2 R. What is added to a positive accumulator after three doublings has to be negative:
 /// the accumulator is then.
 #[inline(always)]
-fn climb<V: Field, const N: usize>(
+fn climb<V: Curve, const N: usize>(
     points: &[Affine<V, N>],
     tasks: &[Task],
     sum: &mut Jacobian<V, N>,
@@ -330,7 +331,7 @@ fn climb<V: Field, const N: usize>(
     let of_position = |position: usize| &points[SUMS + position * TABLES];
     let Affine { x, v } = *of_position(POSITIONS - 1);
     *sum = Jacobian { x, v, z: Fe::splat(U256::ONE) };
-    *sum = sum.add(&multiples(&table, &first, false));
+    V::add(sum, &multiples(&table, &first, false));
     sum.x = Fe::choose(present, &sum.x, &x);
     sum.v = Fe::choose(present, &sum.v, &v.sum().negated::<2>().tight());
     sum.z = Fe::choose(present, &sum.z, &Fe::splat(U256::ONE));
@@ -339,13 +340,13 @@ fn climb<V: Field, const N: usize>(
     for (step, codes) in below.iter().enumerate().rev() {
         let next = multiples(&table, codes, positive);
         for _ in 0..3 {
-            *sum = sum.double();
+            V::double(sum);
         }
-        *sum = sum.add(&next);
+        V::add(sum, &next);
         if let Some(position) = STEPS_AFTER.iter().position(|after| *after == step) {
             let Affine { x, v } = of_position(position);
             let minus = v.sum().negated::<2>().tight();
-            *sum = sum.add(&Affine { x: *x, v: if positive { *v } else { minus } });
+            V::add(sum, &Affine { x: *x, v: if positive { *v } else { minus } });
             positive = !positive;
         }
     }
@@ -353,7 +354,7 @@ fn climb<V: Field, const N: usize>(
 
 /// The multiples by the digits of one step, or their negatives.
 #[inline(always)]
-fn multiples<V: Field, const N: usize>(
+fn multiples<V: Curve, const N: usize>(
     table: &[[Multiples; LANES]; N],
     codes: &[Codes; N],
     negated: bool,
@@ -383,7 +384,7 @@ fn odds(codes: Codes) -> u8 {
 
 /// Writes the digits' multiples so that each lane can be looked up by itself.
 #[inline(always)]
-fn write_table<V: Field, const N: usize>(
+fn write_table<V: Curve, const N: usize>(
     points: &[Affine<V, N>],
     table: &mut [[Multiples; LANES]; N],
 ) {
@@ -417,7 +418,7 @@ fn write_table<V: Field, const N: usize>(
 
 /// The coordinates of all sums by one inversion.
 #[inline(always)]
-fn finish<V: Field, const N: usize>(
+fn finish<V: Curve, const N: usize>(
     no_point: &[[u8; N]],
     sums: &mut [Jacobian<V, N>],
     (tasks, found): (&[Task], &mut Vec<Found>),
@@ -433,7 +434,7 @@ fn finish<V: Field, const N: usize>(
         before.push(product);
         product = product.mul(&sum.z);
     }
-    let Some(mut inverse) = power::inverse(&product) else {
+    let Some(mut inverse) = V::inverse(&product) else {
         found.extend(tasks.iter().map(|_| Found::Unsure));
         return;
     };

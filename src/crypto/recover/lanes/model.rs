@@ -4,6 +4,7 @@
 
 use crate::crypto::recover::lanes::{
     field::Field,
+    point::Curve,
     vector::{LANES, Lanes, MASK_52},
 };
 
@@ -88,3 +89,5 @@ impl Lanes for Model {
 }
 
 impl Field for Model {}
+
+impl Curve for Model {}

@@ -5,7 +5,56 @@
 //! -v then add up under one reduction. An addition of equal or opposite points gives Z = 0, and
 //! all that follows keeps it: those lanes are wrong and known to be.
 
-use crate::crypto::recover::lanes::field::{Fe, Field, Sum};
+use crate::crypto::recover::lanes::{
+    field::{Fe, Field, Sum},
+    power,
+};
+
+/// Steps that a processor may want as functions of their own, with all their multiplications
+/// inlined; an engine of real vectors overrides them by functions that are compiled for its
+/// instructions, where its multiplications are not.
+pub(super) trait Curve: Field {
+    /// `power::root`
+    #[inline(always)]
+    fn root<const N: usize>(a: &mut Fe<Self, N, 1>) {
+        power::root(a);
+    }
+    /// `power::inverse`
+    #[inline(always)]
+    fn inverse<const N: usize>(a: &Fe<Self, N, 1>) -> Option<Fe<Self, N, 1>> {
+        power::inverse(a)
+    }
+    /// `double`
+    #[inline(always)]
+    fn double<const N: usize>(p: &mut Jacobian<Self, N>) {
+        double(p);
+    }
+    /// `add`
+    #[inline(always)]
+    fn add<const N: usize>(p: &mut Jacobian<Self, N>, q: &Affine<Self, N>) {
+        add(p, q);
+    }
+    /// `begin`
+    #[inline(always)]
+    fn begin<const N: usize>(
+        points: &[Affine<Self, N>],
+        job: Job,
+        product: &mut Fe<Self, N, 1>,
+        shared: &mut Shared<Self, N>,
+    ) {
+        begin(points, job, product, shared);
+    }
+    /// `end`
+    #[inline(always)]
+    fn end<const N: usize>(
+        points: &mut [Affine<Self, N>],
+        job: Job,
+        inverse: &mut Fe<Self, N, 1>,
+        shared: &Shared<Self, N>,
+    ) {
+        end(points, job, inverse, shared);
+    }
+}
 
 /// An affine addition among some points: which, and where the sum goes.
 #[derive(Debug, Clone, Copy)]
@@ -113,6 +162,18 @@ impl<V: Field, const N: usize> Affine<V, N> {
         let v = slope.mul_plus(&run, &self.v.sum().negated::<2>());
         Self { x, v }
     }
+}
+
+/// P becomes -2P.
+#[inline(always)]
+pub(super) fn double<V: Field, const N: usize>(p: &mut Jacobian<V, N>) {
+    *p = p.double();
+}
+
+/// P becomes -(P + Q).
+#[inline(always)]
+pub(super) fn add<V: Field, const N: usize>(p: &mut Jacobian<V, N>, q: &Affine<V, N>) {
+    *p = p.add(q);
 }
 
 impl<V: Field, const N: usize> Jacobian<V, N> {

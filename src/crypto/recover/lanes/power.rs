@@ -10,7 +10,7 @@ use alloy_primitives::U256;
 /// 223 ones, a zero, 22 ones, four zeros, two ones and two zeros; runs of ones are made from
 /// shorter ones: 1 2 3 6 9 11 22 44 88 176 220 223.
 #[inline(always)]
-pub(super) fn root<V: Field, const N: usize>(a: &Fe<V, N, 1>) -> Fe<V, N, 1> {
+pub(super) fn root<V: Field, const N: usize>(a: &mut Fe<V, N, 1>) {
     let ones_2 = a.sqr().mul(a);
     let ones_3 = ones_2.sqr().mul(a);
     let ones_6 = ones_3.sqr_times(3).mul(&ones_3);
@@ -22,7 +22,7 @@ pub(super) fn root<V: Field, const N: usize>(a: &Fe<V, N, 1>) -> Fe<V, N, 1> {
     let ones_176 = ones_88.sqr_times(88).mul(&ones_88);
     let ones_220 = ones_176.sqr_times(44).mul(&ones_44);
     let ones_223 = ones_220.sqr_times(3).mul(&ones_3);
-    ones_223.sqr_times(23).mul(&ones_22).sqr_times(6).mul(&ones_2).sqr_times(2)
+    *a = ones_223.sqr_times(23).mul(&ones_22).sqr_times(6).mul(&ones_2).sqr_times(2);
 }
 
 /// The inverse of each lane, by one inversion of all their product (Montgomery's trick); `None`
