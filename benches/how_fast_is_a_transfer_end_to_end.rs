@@ -3,8 +3,8 @@
 //! on the same cores in the same run.
 //!
 //! `cargo bench --bench how_fast_is_a_transfer_end_to_end -- [--small] [--rounds N]
-//! [--transactions N] [--accounts N] [--minutes M] [--no-peer]`. `ANVIL` names the peer's program
-//! (default: the one under `tests/clients`), `BASALT_BIN` another build of the node.
+//! [--transactions N] [--accounts N] [--block-ms N] [--minutes M] [--no-peer]`. `ANVIL` names the
+//! peer's program (default: the one under `tests/clients`), `BASALT_BIN` another build of the node.
 #![expect(clippy::disallowed_methods, reason = "a bench reads the clock and owns its threads")]
 #![expect(clippy::float_arithmetic, reason = "figures for people")]
 #![expect(clippy::print_stdout, reason = "the figures are the output")]
@@ -50,6 +50,7 @@ struct Options {
     transactions: usize,
     senders: u32,
     accounts: usize,
+    block_ms: Option<u64>,
     minutes: u64,
     latency: Duration,
     peer: bool,
@@ -80,7 +81,7 @@ fn main() -> Outcome<()> {
         let latency = Duration::from_millis(500);
         let (rounds, transactions, senders, accounts) = (1, 400, 40, 40);
         options =
-            Options { rounds, transactions, senders, accounts, latency, minutes: 0, peer: false };
+            Options { rounds, transactions, senders, accounts, latency, peer: false, ..options };
     }
     println!("{}", machine());
     println!(
@@ -136,6 +137,9 @@ impl Peer {
                 .map(str::to_owned)
                 .to_vec();
         arguments.push(text(folder.join("data")));
+        if let Some(block_ms) = options.block_ms {
+            arguments.extend(["--block-ms".to_owned(), block_ms.to_string()]);
+        }
         if options.accounts > MNEMONIC_ACCOUNTS_MAX {
             let path = folder.join("genesis.json");
             write_genesis(&path, keys, options.accounts)?;
@@ -408,6 +412,7 @@ fn options() -> Outcome<Options> {
         transactions: 100_000,
         senders: 200,
         accounts: 200,
+        block_ms: None,
         minutes: 0,
         latency: Duration::from_secs(10),
         peer: true,
@@ -428,6 +433,7 @@ fn options() -> Outcome<Options> {
             "--transactions" => options.transactions = value()? as usize,
             "--senders" => options.senders = u32::try_from(value()?)?,
             "--accounts" => options.accounts = value()? as usize,
+            "--block-ms" => options.block_ms = Some(value()?),
             "--minutes" => options.minutes = value()?,
             "--no-peer" => options.peer = false,
             "--bench" => {}

@@ -6,7 +6,7 @@
 #![expect(unsafe_code, reason = "vector instructions have to be known to exist, and reinterpreted")]
 
 use crate::crypto::recover::lanes::{
-    chunk::{self, Chunk},
+    chunk::{self, Chunk, Room},
     field::{self, Fe, Field, Limbs, Vectors},
     point::{self, Affine, Curve, Jacobian, Job, Shared},
     power, scalar,
@@ -20,6 +20,7 @@ use std::{
         _mm512_slli_epi64, _mm512_srli_epi64, _mm512_sub_epi64, _mm512_testn_epi64_mask,
         _mm512_unpackhi_epi64, _mm512_unpacklo_epi64,
     },
+    cell::RefCell,
     mem::transmute,
     sync::OnceLock,
 };
@@ -33,29 +34,36 @@ pub(super) fn available() -> bool {
 /// Recovers a chunk in the way that suits the processor.
 pub(super) fn run(chunk: &mut Chunk<'_>) {
     static STEPWISE: OnceLock<bool> = OnceLock::new();
-    if *STEPWISE.get_or_init(wants_steps) {
-        run_by::<true>(chunk);
-    } else {
-        run_by::<false>(chunk);
-    }
+    if *STEPWISE.get_or_init(wants_steps) { by_steps(chunk) } else { by_multiplications(chunk) }
 }
 
-/// Recovers a chunk by functions of whole steps of the ladder, or by one for each multiplication.
-pub(super) fn run_by<const STEPWISE: bool>(chunk: &mut Chunk<'_>)
+/// Recovers a chunk by a function for each step of the ladder.
+pub(super) fn by_steps(chunk: &mut Chunk<'_>) {
+    thread_local!(static ROOM: RefCell<Room<Avx512<true>>> = RefCell::default());
+    ROOM.with_borrow_mut(|room| run_in(chunk, room));
+}
+
+/// Recovers a chunk by a function for each multiplication.
+pub(super) fn by_multiplications(chunk: &mut Chunk<'_>) {
+    thread_local!(static ROOM: RefCell<Room<Avx512<false>>> = RefCell::default());
+    ROOM.with_borrow_mut(|room| run_in(chunk, room));
+}
+
+fn run_in<const STEPWISE: bool>(chunk: &mut Chunk<'_>, room: &mut Room<Avx512<STEPWISE>>)
 where
     Avx512<STEPWISE>: Curve,
 {
     assert!(available(), "the lanes were chosen on a processor that has none");
     // SAFETY: the processor has what the function is compiled for.
-    unsafe { compiled::<STEPWISE>(chunk) }
+    unsafe { compiled(chunk, room) }
 }
 
 #[target_feature(enable = "avx512f,avx512ifma")]
-fn compiled<const STEPWISE: bool>(chunk: &mut Chunk<'_>)
+fn compiled<const STEPWISE: bool>(chunk: &mut Chunk<'_>, room: &mut Room<Avx512<STEPWISE>>)
 where
     Avx512<STEPWISE>: Curve,
 {
-    chunk::run::<Avx512<STEPWISE>>(chunk);
+    chunk::run(chunk, room);
 }
 
 /// Zen 4 (AMD's family 19h), which takes two cycles for each instruction of 512 bits: decoding
@@ -69,7 +77,7 @@ fn wants_steps() -> bool {
     vendor.as_flattened() == b"AuthenticAMD" && family == 0x19
 }
 
-/// A register. Values of it exist only under `run_by`, which has seen that the processor has them.
+/// A register. Values of it exist only under `run_in`, which has seen that the processor has them.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub(super) struct Avx512<const STEPWISE: bool>(__m512i);

@@ -105,18 +105,45 @@ const fn jobs(level: usize) -> usize {
 const JOBS_MAX: usize = jobs(0);
 const _: () = assert!(JOBS_MAX >= jobs(1) && JOBS_MAX >= jobs(2));
 
+/// Room for a chunk's points, used again by the next: it is too large to be had anew each time.
+pub(super) struct Room<V> {
+    pairs: Groups<V, 2>,
+    single: Groups<V, 1>,
+}
+
+/// What becomes of each group of N vectors.
+struct Groups<V, const N: usize> {
+    points: Vec<Affine<V, N>>,
+    /// Of one level of additions.
+    shared: Vec<Shared<V, N>>,
+    sums: Vec<Jacobian<V, N>>,
+    no_point: Vec<[u8; N]>,
+}
+
+impl<V> Default for Room<V> {
+    fn default() -> Self {
+        Self { pairs: Groups::default(), single: Groups::default() }
+    }
+}
+
+impl<V, const N: usize> Default for Groups<V, N> {
+    fn default() -> Self {
+        Self { points: Vec::new(), shared: Vec::new(), sums: Vec::new(), no_point: Vec::new() }
+    }
+}
+
 /// Recovers all of a chunk: pairs of vectors in step, and one that is left over by itself.
 #[inline(always)]
-pub(super) fn run<V: Curve>(chunk: &mut Chunk<'_>) {
+pub(super) fn run<V: Curve>(chunk: &mut Chunk<'_>, room: &mut Room<V>) {
     let tasks = tasks::<V>(chunk.given);
     let vectors = tasks.len().div_ceil(LANES);
     let paired = tasks.len().min(vectors / 2 * 2 * LANES);
     let (pairs, last) = tasks.split_at(paired);
     if !pairs.is_empty() {
-        run_in_groups::<V, 2>(pairs, chunk.found);
+        room.pairs.run(pairs, chunk.found);
     }
     if !last.is_empty() {
-        run_in_groups::<V, 1>(last, chunk.found);
+        room.single.run(last, chunk.found);
     }
 }
 
@@ -133,29 +160,32 @@ fn tasks<V: Curve>(given: &[Given]) -> Vec<Task> {
         .collect()
 }
 
-#[inline(always)]
-fn run_in_groups<V: Curve, const N: usize>(tasks: &[Task], found: &mut Vec<Found>) {
-    let zero = Fe::<V, N, 1>::splat(U256::ZERO);
-    let groups = tasks.len().div_ceil(LANES * N);
-    let mut points = vec![Affine { x: zero, v: zero }; groups * POINTS];
-    let mut no_point = vec![[0; N]; groups];
-    let each = points.chunks_mut(POINTS).zip(tasks.chunks(LANES * N));
-    for ((points, tasks), no_point) in each.zip(&mut no_point) {
-        *no_point = lift(points, tasks);
-    }
-    let mut shared = vec![Shared { divisor: zero.relaxed(), before: zero }; groups * JOBS_MAX];
-    for level in 0..LEVELS {
-        if !add_affine(&mut points, level, &mut shared) {
-            found.extend(tasks.iter().map(|_| Found::Unsure));
-            return;
+impl<V: Curve, const N: usize> Groups<V, N> {
+    #[inline(always)]
+    fn run(&mut self, tasks: &[Task], found: &mut Vec<Found>) {
+        let zero = Fe::<V, N, 1>::splat(U256::ZERO);
+        let groups = tasks.len().div_ceil(LANES * N);
+        let Self { points, shared, sums, no_point } = self;
+        points.resize(groups * POINTS, Affine { x: zero, v: zero });
+        shared.resize(groups * JOBS_MAX, Shared { divisor: zero.relaxed(), before: zero });
+        sums.resize(groups, Jacobian { x: zero, v: zero, z: zero });
+        no_point.resize(groups, [0; N]);
+        let each = points.chunks_mut(POINTS).zip(tasks.chunks(LANES * N));
+        for ((points, tasks), no_point) in each.zip(&mut *no_point) {
+            *no_point = lift(points, tasks);
         }
+        for level in 0..LEVELS {
+            if !add_affine(points, level, shared) {
+                found.extend(tasks.iter().map(|_| Found::Unsure));
+                return;
+            }
+        }
+        let each = points.chunks(POINTS).zip(tasks.chunks(LANES * N));
+        for ((points, tasks), sum) in each.zip(&mut *sums) {
+            climb(points, tasks, sum);
+        }
+        finish(no_point, sums, (tasks, found));
     }
-    let mut sums = vec![Jacobian { x: zero, v: zero, z: zero }; groups];
-    let each = points.chunks(POINTS).zip(tasks.chunks(LANES * N));
-    for ((points, tasks), sum) in each.zip(&mut sums) {
-        climb(points, tasks, sum);
-    }
-    finish(&no_point, &mut sums, (tasks, found));
 }
 
 /// The task of a lane; lanes without one repeat the last.

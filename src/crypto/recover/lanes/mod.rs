@@ -108,7 +108,7 @@ fn recover_chunk(signed: &[Signed], out: &mut Vec<Verdict>, run: fn(&mut Chunk<'
 #[cfg(test)]
 pub(super) fn recover_by_model(signed: &[Signed]) -> Vec<Verdict> {
     let mut out = Vec::with_capacity(signed.len());
-    on_a_large_stack(|| recover_chunk(signed, &mut out, chunk::run::<model::Model>));
+    on_a_large_stack(|| recover_chunk(signed, &mut out, model::run));
     out
 }
 
@@ -139,5 +139,5 @@ fn run(chunk: &mut Chunk<'_>) {
 
 #[cfg(not(target_arch = "x86_64"))]
 fn run(chunk: &mut Chunk<'_>) {
-    chunk::run::<model::Model>(chunk);
+    model::run(chunk);
 }

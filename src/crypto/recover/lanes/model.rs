@@ -3,6 +3,7 @@
 //! lanes a time, they would make functions of a size that takes minutes to compile.
 
 use crate::crypto::recover::lanes::{
+    chunk::{self, Chunk, Room},
     field::Field,
     point::Curve,
     vector::{LANES, Lanes, MASK_52},
@@ -86,6 +87,11 @@ impl Lanes for Model {
     fn swapped<const BY: usize>(self) -> Self {
         Self(std::array::from_fn(|lane| self.0[lane ^ BY]))
     }
+}
+
+/// Recovers a chunk.
+pub(super) fn run(chunk: &mut Chunk<'_>) {
+    chunk::run::<Model>(chunk, &mut Room::default());
 }
 
 impl Field for Model {}

@@ -4,11 +4,11 @@ use crate::crypto::recover::{
     ORDER, Signed,
     lanes::{
         self, Verdict,
-        chunk::{self, Chunk, Found, Given},
+        chunk::{Chunk, Found, Given},
         digits::{DIGITS, NONE, STEPS, digits},
         field::{Fe, PRIME, Sum, limbs_of, numbers},
         generator::{self, BITS, POSITIONS, STEPS_AFTER, TABLES, place},
-        model::Model,
+        model::{self, Model},
         point::{Affine, Jacobian},
         power,
         scalar::{self, Scalars, multipliers},
@@ -384,7 +384,7 @@ fn scalars_at_their_limits_lose_no_bit() {
 /// Without optimisation the model keeps every vector of a whole recovery on the stack.
 fn by_model(given: &[Given]) -> Vec<Found> {
     let mut found = Vec::with_capacity(given.len());
-    lanes::on_a_large_stack(|| chunk::run::<Model>(&mut Chunk { given, found: &mut found }));
+    lanes::on_a_large_stack(|| model::run(&mut Chunk { given, found: &mut found }));
     found
 }
 
@@ -397,7 +397,7 @@ fn the_model_finds_what_the_registers_find() {
         assert_eq!(found.len(), given.len());
         #[cfg(target_arch = "x86_64")]
         if lanes::available() {
-            for run in [lanes::avx512::run_by::<false>, lanes::avx512::run_by::<true>] {
+            for run in [lanes::avx512::by_multiplications, lanes::avx512::by_steps] {
                 let mut other = Vec::new();
                 run(&mut Chunk { given: &given, found: &mut other });
                 assert_eq!(found, other);
