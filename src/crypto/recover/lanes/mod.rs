@@ -108,12 +108,11 @@ fn recover_chunk(signed: &[Signed], out: &mut Vec<Verdict>, run: fn(&mut Chunk<'
 #[cfg(test)]
 pub(super) fn recover_by_model(signed: &[Signed]) -> Vec<Verdict> {
     let mut out = Vec::with_capacity(signed.len());
-    on_a_large_stack(|| recover_chunk(signed, &mut out, model::run));
+    recover_chunk(signed, &mut out, |chunk| on_a_large_stack(|| model::run(chunk)));
     out
 }
 
-/// Without optimisation the model keeps every vector of a whole recovery on the stack.
-#[cfg(test)]
+/// Without optimisation every vector of a whole recovery stands on the stack.
 fn on_a_large_stack(work: impl FnOnce() + Send) {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(64 << 20).spawn_scoped(scope, work);
@@ -132,12 +131,14 @@ fn point_of(signed: &Signed) -> Option<(U256, bool)> {
     Some((x, id & 1 == 1))
 }
 
-#[cfg(target_arch = "x86_64")]
 fn run(chunk: &mut Chunk<'_>) {
-    avx512::run(chunk);
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn run(chunk: &mut Chunk<'_>) {
-    model::run(chunk);
+    #[cfg(target_arch = "x86_64")]
+    use avx512::run;
+    #[cfg(not(target_arch = "x86_64"))]
+    use model::run;
+    if cfg!(debug_assertions) {
+        on_a_large_stack(|| run(chunk));
+    } else {
+        run(chunk);
+    }
 }
