@@ -39,8 +39,8 @@ fn main() {
     let signed = signed(if small { 64 } else { 4_096 });
     prepare();
     println!("the lanes are available: {}", Engine::lanes_available());
-    let [together, alone] = hashing(rounds);
-    println!("keccak of 64 bytes, ns: {together} in batches, {alone} one by one");
+    let [batches, alone] = hashing(rounds);
+    println!("keccak of 64 bytes, ns: {batches} in batches, {alone} one by one");
     let cores = thread::available_parallelism().map_or(1, usize::from);
     for threads in [1, cores] {
         println!(
@@ -72,20 +72,20 @@ fn main() {
 fn hashing(rounds: usize) -> [String; 2] {
     let keys: Vec<[u8; 64]> = (0..=u8::MAX).map(|at| [at; 64]).collect();
     let mut out = Vec::with_capacity(keys.len());
-    let (mut together, mut alone) = (Vec::new(), Vec::new());
+    let (mut batches, mut alone) = (Vec::new(), Vec::new());
     let each = |start: f64| (cpu::thread_s() - start) * 1e9 / keys.len() as f64;
     for _ in 0..rounds.max(1) {
         out.clear();
         let start = cpu::thread_s();
         keccak_batch(black_box(&keys), &mut out);
-        together.push(each(start));
+        batches.push(each(start));
         let start = cpu::thread_s();
         for key in &keys {
             black_box(keccak256(black_box(key)));
         }
         alone.push(each(start));
     }
-    [spread(together, 0), spread(alone, 0)]
+    [spread(batches, 0), spread(alone, 0)]
 }
 
 /// Median, lowest and highest, with so many decimals.
