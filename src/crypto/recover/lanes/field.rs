@@ -40,10 +40,10 @@ pub(super) type Limbs<V> = [V; LIMBS];
 /// N vectors of numbers.
 pub(super) type Vectors<V, const N: usize> = [Limbs<V>; N];
 
-/// Multiplications, each a function of its own. All that a step of the ladder executes is then
-/// small enough for the processor's cache of decoded instructions, which a function for a whole
-/// doubling or addition is not. An engine of real vectors overrides these by functions that are
-/// compiled for its instructions.
+/// Multiplications, which may each be a function of its own. All that a step of the ladder executes
+/// is then a few kilobytes of code, where functions for a whole doubling and addition are some
+/// twenty-five. An engine of real vectors overrides these by functions that are compiled for its
+/// instructions.
 pub(super) trait Field: Lanes {
     /// a * b
     #[inline(always)]
