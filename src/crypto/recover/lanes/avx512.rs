@@ -14,11 +14,11 @@ use crate::crypto::recover::lanes::{
 };
 use std::{
     arch::x86_64::{
-        __cpuid, __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_add_epi64, _mm512_and_si512,
-        _mm512_madd52hi_epu64, _mm512_madd52lo_epu64, _mm512_mask_blend_epi64,
-        _mm512_permutex2var_epi64, _mm512_permutexvar_epi64, _mm512_set1_epi64, _mm512_setr_epi64,
-        _mm512_slli_epi64, _mm512_srli_epi64, _mm512_sub_epi64, _mm512_testn_epi64_mask,
-        _mm512_unpackhi_epi64, _mm512_unpacklo_epi64,
+        __cpuid, __m512i, _mm512_add_epi64, _mm512_and_si512, _mm512_madd52hi_epu64,
+        _mm512_madd52lo_epu64, _mm512_mask_blend_epi64, _mm512_permutex2var_epi64,
+        _mm512_permutexvar_epi64, _mm512_set1_epi64, _mm512_setr_epi64, _mm512_slli_epi64,
+        _mm512_srli_epi64, _mm512_sub_epi64, _mm512_testn_epi64_mask, _mm512_unpackhi_epi64,
+        _mm512_unpacklo_epi64,
     },
     cell::RefCell,
     mem::transmute,
@@ -146,12 +146,6 @@ impl<const STEPWISE: bool> Lanes for Avx512<STEPWISE> {
     fn turned(rows: [Self; LANES]) -> [Self; LANES] {
         // SAFETY: a value of `Avx512` exists only where the processor has the instructions.
         unsafe { turned(rows) }
-    }
-    #[inline(always)]
-    fn bring(words: &[u64; LANES]) {
-        let line = std::ptr::from_ref(words).cast();
-        // SAFETY: a hint, which reads nothing; every processor with the lanes has it.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
     }
     #[inline(always)]
     fn swapped<const BY: usize>(self) -> Self {

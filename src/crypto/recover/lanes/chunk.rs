@@ -208,15 +208,6 @@ fn lift<V: Curve, const N: usize>(points: &mut [Affine<V, N>], tasks: &[Task]) -
             odd[n] |= u8::from(task.odd) << lane;
         }
     }
-    // What is looked up below comes near while the roots are taken.
-    let table = Table::get();
-    for task in tasks {
-        for digits in &task.multipliers.generator {
-            for (at, digit) in digits.iter().enumerate() {
-                V::bring(&table.entry(at, *digit).0.0);
-            }
-        }
-    }
     let mut x = Fe::<V, N, 1>::splat(GENERATOR_X);
     let generator = Affine { x, v: Fe::splat(GENERATOR_Y).sum().twice::<2>().tight() };
     for n in 0..N {
@@ -244,6 +235,7 @@ fn lift<V: Curve, const N: usize>(points: &mut [Affine<V, N>], tasks: &[Task]) -
     points[W2].v = v;
     points[W].x = x.mul(&Fe::splat(CUBE_ROOT));
     points[W2].x = points[W].x.mul(&Fe::splat(CUBE_ROOT));
+    let table = Table::get();
     for position in 0..POSITIONS {
         for at in 0..TABLES {
             points[SUMS + position * TABLES + at] = looked_up(table, (position, at), tasks);

@@ -82,8 +82,6 @@ impl Lanes for Model {
         std::array::from_fn(|at| Self(std::array::from_fn(|lane| rows[lane].0[at])))
     }
     #[inline(never)]
-    fn bring(_words: &[u64; LANES]) {}
-    #[inline(never)]
     fn swapped<const BY: usize>(self) -> Self {
         Self(std::array::from_fn(|lane| self.0[lane ^ BY]))
     }

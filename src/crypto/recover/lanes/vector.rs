@@ -33,8 +33,6 @@ pub(super) trait Lanes: Copy {
     fn zeros(self) -> u8;
     /// Rows become columns.
     fn turned(rows: [Self; LANES]) -> [Self; LANES];
-    /// Has words that will be looked up brought near.
-    fn bring(words: &[u64; LANES]);
     /// Each lane takes the word of the lane whose number differs from its own in the bits `BY`.
     fn swapped<const BY: usize>(self) -> Self;
 }
