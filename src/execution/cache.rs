@@ -17,7 +17,10 @@ use crate::types::{
     view::{StateView, ViewError},
 };
 use alloy_primitives::{Address, B256, Bytes, U256};
-use revm::state::Bytecode;
+use revm::{
+    bytecode::{JumpTable, opcode},
+    state::Bytecode,
+};
 use std::sync::Arc;
 
 /// State that the cache does not hold.
@@ -183,4 +186,39 @@ impl Below {
 /// Code with its jump table. What looks like a delegation and is none runs as plain code.
 pub(super) fn analysed(raw: Bytes) -> Bytecode {
     Bytecode::new_raw_checked(raw.clone()).unwrap_or_else(|_| Bytecode::new_legacy(raw))
+}
+
+/// The code of accounts that have none, for one thread. revm has one for all threads: they would
+/// count their uses of it in one place, and wait for each other there.
+pub(super) struct NoCode(Bytecode);
+
+impl NoCode {
+    pub(super) fn code(&self) -> Bytecode {
+        self.0.clone()
+    }
+}
+
+impl Default for NoCode {
+    #[expect(unsafe_code, reason = "revm makes no second empty code otherwise")]
+    fn default() -> Self {
+        let stop = Bytes::from(vec![opcode::STOP]);
+        // SAFETY: the code is STOP alone, which needs nothing behind it.
+        Self(unsafe { Bytecode::new_analyzed(stop, 0, JumpTable::default()) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_has_an_empty_code_of_its_own() {
+        let [first, second] = [NoCode::default(), NoCode::default()];
+        let place = |of: &NoCode| of.code().bytes_ref().as_ptr();
+        assert_ne!(place(&first), place(&second), "two threads share none");
+        assert_eq!(place(&first), place(&first), "a thread makes one");
+        assert_eq!(first.code(), Bytecode::default());
+        assert!(first.code().is_empty());
+        assert_eq!(first.code().hash_slow(), Bytecode::default().hash_slow());
+    }
 }

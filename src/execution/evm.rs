@@ -1,6 +1,9 @@
 //! One long-lived EVM: transactions and system calls in, outcomes out, changes in its store.
 
-use crate::execution::store::{ReadError, Store};
+use crate::execution::{
+    interpreter,
+    store::{ReadError, Store},
+};
 use crate::types::{
     mini_block::BlockEnvironment,
     transaction::{Numbers, RecoveredTransaction},
@@ -9,13 +12,19 @@ use alloy_consensus::{Transaction as _, TxType};
 use alloy_eips::eip7702::{RecoveredAuthority, RecoveredAuthorization};
 use alloy_primitives::{Address, Bytes, Log, TxKind, U256};
 use revm::{
-    Context, Database, ExecuteEvm as _, MainBuilder as _, MainnetEvm, SystemCallEvm as _,
-    context::{BlockEnv, CfgEnv, TxEnv, either::Either},
+    Context, Database, MainBuilder as _, MainnetEvm, SystemCallEvm as _,
+    context::{BlockEnv, CfgEnv, ContextSetters as _, FrameStack, TxEnv, either::Either},
     context_interface::{
         block::BlobExcessGasAndPrice,
         result::{EVMError, ExecutionResult, InvalidTransaction},
     },
-    handler::MainnetContext,
+    handler::{
+        EthFrame, EthPrecompiles, EvmTr, FrameInitOrResult, FrameResult, Handler as _,
+        MainnetContext, MainnetHandler,
+        evm::{ContextDbError, FrameInitResult},
+        instructions::EthInstructions,
+    },
+    interpreter::{interpreter::EthInterpreter, interpreter_action::FrameInit},
     primitives::hardfork::SpecId,
     state::TransactionId,
 };
@@ -161,6 +170,7 @@ pub enum EngineError {
 pub struct Evm<S: Database<Error = ReadError> = Store> {
     pub(super) inner: MainnetEvm<MainnetContext<S>>,
     pub(super) rules: Rules,
+    has_own_loop: bool,
 }
 
 impl<S: Database<Error = ReadError>> Evm<S> {
@@ -168,7 +178,12 @@ impl<S: Database<Error = ReadError>> Evm<S> {
     pub fn new(rules: Rules, store: S) -> Self {
         let context: MainnetContext<S> = Context::new(store, rules.fork.spec());
         let inner = context.with_cfg(rules.cfg()).build_mainnet();
-        Self { inner, rules }
+        Self { inner, rules, has_own_loop: false }
+    }
+
+    /// From now on, simple instructions are executed by `interpreter`, not by revm.
+    pub(super) fn use_own_loop(&mut self) {
+        self.has_own_loop = true;
     }
 
     /// Its rules.
@@ -202,13 +217,63 @@ impl<S: Database<Error = ReadError>> Evm<S> {
     }
 }
 
+/// All of it is revm's but for how a frame runs.
+impl<S: Database<Error = ReadError>> EvmTr for Evm<S> {
+    type Context = MainnetContext<S>;
+    type Instructions = EthInstructions<EthInterpreter, Self::Context>;
+    type Precompiles = EthPrecompiles;
+    type Frame = EthFrame;
+
+    fn all(&self) -> (&Self::Context, &Self::Instructions, &EthPrecompiles, &FrameStack<EthFrame>) {
+        self.inner.all()
+    }
+
+    fn all_mut(
+        &mut self,
+    ) -> (&mut Self::Context, &mut Self::Instructions, &mut EthPrecompiles, &mut FrameStack<EthFrame>)
+    {
+        self.inner.all_mut()
+    }
+
+    fn frame_init(
+        &mut self,
+        input: FrameInit,
+    ) -> Result<FrameInitResult<'_, EthFrame>, ContextDbError<Self::Context>> {
+        self.inner.frame_init(input)
+    }
+
+    fn frame_run(&mut self) -> Result<FrameInitOrResult<EthFrame>, ContextDbError<Self::Context>> {
+        if !self.has_own_loop {
+            return self.inner.frame_run();
+        }
+        let (context, instructions, _, frames) = self.inner.all_mut();
+        let frame = frames.get();
+        let tables = (instructions.instruction_table(), instructions.gas_table());
+        let action = interpreter::run(&mut frame.interpreter, tables, context);
+        let next: FrameInitOrResult<EthFrame> =
+            frame.process_next_action::<_, ContextDbError<Self::Context>>(context, action)?;
+        if next.is_result() {
+            frame.set_finished(true);
+        }
+        Ok(next)
+    }
+
+    fn frame_return_result(
+        &mut self,
+        result: FrameResult,
+    ) -> Result<Option<FrameResult>, ContextDbError<Self::Context>> {
+        self.inner.frame_return_result(result)
+    }
+}
+
 impl Evm {
     /// Executes one transaction and commits what it did to the store.
     ///
     /// # Errors
     /// `Invalid` leaves the state as it was; any other error ends the engine's use.
     pub fn transact(&mut self, tx: &RecoveredTransaction) -> Result<Executed, TransactError> {
-        match self.inner.transact_one(tx_env(tx)) {
+        self.inner.ctx.set_tx(tx_env(tx));
+        match MainnetHandler::default().run(self) {
             Ok(result) => {
                 self.commit().map_err(EngineError::from)?;
                 Ok(Executed::new(result, &self.rules))

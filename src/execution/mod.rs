@@ -29,6 +29,7 @@ mod call;
 mod preimages;
 mod changes;
 pub mod store;
+mod interpreter;
 pub mod evm;
 pub mod refusal;
 pub mod fees;

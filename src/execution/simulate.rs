@@ -4,7 +4,7 @@
 //! hundred milliseconds of ordinary code, and a few seconds of the worst.
 
 use crate::execution::{
-    cache::analysed,
+    cache::{NoCode, analysed},
     evm::{EngineError, Rules},
     refusal,
     store::{ReadError, account_info, history_slot},
@@ -184,7 +184,7 @@ impl<'a> Trial<'a> {
         call: &CallRequest,
     ) -> Self {
         let parent = block.number.checked_sub(1);
-        let view = CallState { state, parent };
+        let view = CallState { state, parent, no_code: NoCode::default() };
         let context: MainnetContext<CallState<'a>> =
             Context::new(view, simulator.rules.fork.spec());
         let mut cfg = simulator.rules.cfg();
@@ -335,13 +335,14 @@ impl<'a> Handler for Tolerant<'a> {
 struct CallState<'a> {
     state: &'a dyn StateView,
     parent: Option<u64>,
+    no_code: NoCode,
 }
 
 impl Database for CallState<'_> {
     type Error = ReadError;
 
     fn basic(&mut self, address: Address) -> Result<Option<AccountInfo>, ReadError> {
-        Ok(self.state.account(&address)?.map(|account| account_info(account, None)))
+        Ok(self.state.account(&address)?.map(|account| account_info(account, None, &self.no_code)))
     }
 
     fn code_by_hash(&mut self, hash: B256) -> Result<Bytecode, ReadError> {

@@ -4,7 +4,7 @@
 //! Beside it stands the list of what changed since the last `take_diff` (`changes`).
 
 use crate::execution::{
-    cache::{Below, Cache, Cached, Codes, Hot, Window, bring_accounts, bring_slots},
+    cache::{Below, Cache, Cached, Codes, Hot, NoCode, Window, bring_accounts, bring_slots},
     changes::Changes,
     hashes::BlockHashes,
     preimages::{Expected, Preimages, Remembers},
@@ -70,6 +70,7 @@ pub struct Store {
     cache: Cache,
     changes: Changes,
     codes: Codes,
+    no_code: NoCode,
     hashes: BlockHashes,
     preimages: Preimages,
     limits: CacheLimits,
@@ -90,6 +91,7 @@ impl Store {
             cache: Cache::default(),
             changes: Changes::default(),
             codes: Codes::default(),
+            no_code: NoCode::default(),
             hashes,
             preimages: Preimages::default(),
             limits,
@@ -423,13 +425,13 @@ pub(super) fn history_slot(number: BlockNumber) -> U256 {
 }
 
 /// The account as revm wants it; its code is asked for by hash, its storage by `id`.
-pub(super) fn account_info(account: Account, id: Option<Id>) -> AccountInfo {
+pub(super) fn account_info(account: Account, id: Option<Id>, no_code: &NoCode) -> AccountInfo {
     AccountInfo {
         balance: account.balance,
         nonce: account.nonce,
         code_hash: account.code_hash,
         account_id: id.and_then(|id| AccountId::new(id as usize)),
-        code: (account.code_hash == KECCAK256_EMPTY).then(Bytecode::default),
+        code: (account.code_hash == KECCAK256_EMPTY).then(|| no_code.code()),
     }
 }
 
@@ -449,7 +451,8 @@ impl Database for Store {
 
     fn basic(&mut self, address: Address) -> Result<Option<AccountInfo>, ReadError> {
         let id = self.account_id(address)?;
-        Ok(self.hot(id).account.map(|account| account_info(account, Some(id))))
+        let account = self.hot(id).account;
+        Ok(account.map(|account| account_info(account, Some(id), &self.no_code)))
     }
 
     fn code_by_hash(&mut self, hash: B256) -> Result<Bytecode, ReadError> {

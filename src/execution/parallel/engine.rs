@@ -70,6 +70,7 @@ impl Parallel {
     /// As `new`, under a schedule.
     pub fn paced(mut evm: Evm, lanes: usize, pace: Option<Arc<dyn Pace>>) -> (Self, Vec<Lane>) {
         remember(&mut evm);
+        evm.use_own_loop();
         let rules = *evm.rules();
         let count = lanes.min(LANES_MAX);
         // Room for the cut that it works on and the next one.

@@ -30,7 +30,7 @@ use revm::{
         ContextSetters as _,
         result::{EVMError, HaltReason},
     },
-    handler::{FrameResult, Handler, MainnetContext, MainnetEvm},
+    handler::{FrameResult, Handler},
     state::{Account as EvmAccount, EvmState},
 };
 use std::sync::{
@@ -150,6 +150,7 @@ impl Lane {
         let mut evm = Evm::new(self.rules, view);
         watch(&mut evm);
         remember(&mut evm);
+        evm.use_own_loop();
         while let Some(job) = self.paced.receive(&self.jobs) {
             tell(true);
             let goes_on = match job {
@@ -288,19 +289,17 @@ impl Lane {
     }
 }
 
-type LaneEvm = MainnetEvm<MainnetContext<View>>;
-
 /// The rules of mainnet, except that the fee recipient gets its tip later, in order.
 struct Tipless;
 
 impl Handler for Tipless {
-    type Evm = LaneEvm;
+    type Evm = Evm<View>;
     type Error = EVMError<ReadError>;
     type HaltReason = HaltReason;
 
     fn reward_beneficiary(
         &self,
-        _evm: &mut LaneEvm,
+        _evm: &mut Evm<View>,
         _result: &mut FrameResult,
     ) -> Result<(), Self::Error> {
         Ok(())
@@ -314,7 +313,7 @@ impl Evm<View> {
         let parties = (transaction.sender, self.inner.ctx.block.beneficiary);
         self.store().preimages().begin(transaction);
         self.inner.set_tx(tx_env(transaction));
-        let result = Tipless.run(&mut self.inner);
+        let result = Tipless.run(self);
         self.store().preimages().end(transaction);
         let journal = &mut self.inner.ctx.journaled_state;
         let view = &mut journal.database;

@@ -1,7 +1,7 @@
 //! The state as a lane sees it: what is committed, and what the lane itself would have written.
 
 use crate::execution::{
-    cache::{Hot, Window, bring_accounts, bring_slots},
+    cache::{Hot, NoCode, Window, bring_accounts, bring_slots},
     parallel::{
         pace::Paced,
         speculation::{AccountRead, Batch, Ends, SlotRead, Source},
@@ -38,6 +38,7 @@ pub(super) struct View {
     /// How many of these may come before they are tidied.
     own_tidied: usize,
     codes: Map<Key<4>, Bytecode>,
+    no_code: NoCode,
     code_bytes: usize,
     /// Own writes of transactions before this one are committed or void.
     committed: u32,
@@ -234,7 +235,8 @@ impl Database for View {
     fn basic(&mut self, address: Address) -> Result<Option<AccountInfo>, ReadError> {
         let at = self.note_account(address)?;
         let id = Id::try_from(at).unwrap_or(Id::MAX);
-        Ok(self.batch.accounts[at].hot.account.map(|account| account_info(account, Some(id))))
+        let account = self.batch.accounts[at].hot.account;
+        Ok(account.map(|account| account_info(account, Some(id), &self.no_code)))
     }
 
     fn code_by_hash(&mut self, hash: B256) -> Result<Bytecode, ReadError> {
