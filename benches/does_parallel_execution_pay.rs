@@ -7,7 +7,8 @@
 //! Blocks of the gas that is asked for (a gigagas), of one kind of transaction each, are executed
 //! by plain revm with its cache database (the peer), by our serial engine, and by our parallel
 //! engine with lanes beside the committing thread. All start from the same state in memory,
-//! execute one block to have it at hand, and are timed on the next. Ours also build the diff and
+//! execute one block to have it at hand, and are timed on the next; the ratio is the median over
+//! runs, each against a run of plain revm right before it. Ours also build the diff and
 //! the receipts that the node needs; revm's cache does not. All must use the same gas.
 #![allow(clippy::float_arithmetic, clippy::cast_precision_loss, reason = "a bench prints ratios")]
 #![allow(clippy::print_stdout, reason = "a bench prints")]
@@ -190,22 +191,40 @@ struct Took {
     gas: u64,
 }
 
+/// A run, and one of plain revm right before it.
+#[derive(Clone, Copy)]
+struct Compared {
+    took: Took,
+    peer: Took,
+}
+
+impl Compared {
+    fn times(&self) -> f64 {
+        self.peer.wall.as_secs_f64() / self.took.wall.as_secs_f64()
+    }
+}
+
 fn measure(workload: &Workload, options: &Options) {
     let count = workload.blocks[1].len();
-    let mut rows: Vec<(String, Vec<Took>)> = Vec::new();
-    let mut add = |name: String, took: Took| match rows.iter_mut().find(|row| row.0 == name) {
-        Some(row) => row.1.push(took),
-        None => rows.push((name, vec![took])),
+    let mut rows: Vec<(String, Vec<Compared>)> = Vec::new();
+    // The machine's speed changes within seconds: each run has one of the peer right before it.
+    let mut add = |name: String, run: &mut dyn FnMut() -> Took| {
+        let peer = (!options.alone).then(|| peer(workload));
+        let took = run();
+        let compared = Compared { took, peer: peer.unwrap_or(took) };
+        match rows.iter_mut().find(|row| row.0 == name) {
+            Some(row) => row.1.push(compared),
+            None => rows.push((name, vec![compared])),
+        }
     };
     let mut counts = Vec::new();
     for round in 0..options.rounds {
         if !options.alone {
-            add("plain revm".to_owned(), peer(workload));
-            add("serial".to_owned(), ours(workload, None).0);
+            add("serial".to_owned(), &mut || ours(workload, None).0);
             let (took, counted) = serial_part(workload);
             // Where there is nothing for lanes to do, all of it is the serial part.
             if counted.ahead > 0 {
-                add("its serial part".to_owned(), took);
+                add("its serial part".to_owned(), &mut || took);
                 if round == 0 {
                     counts.push((LANES_OF_GATE, counted));
                 }
@@ -213,38 +232,29 @@ fn measure(workload: &Workload, options: &Options) {
         }
         for lanes in &options.lanes {
             if *lanes > 0 && !options.alone {
-                add(format!("{} engines apart", lanes + 1), apart(workload, lanes + 1));
+                add(format!("{} engines apart", lanes + 1), &mut || apart(workload, lanes + 1));
             }
-            let (took, counted) = ours(workload, Some(*lanes));
-            add(format!("parallel, {} lanes", lanes + 1), took);
+            let mut counted = Counts::default();
+            add(format!("parallel, {} lanes", lanes + 1), &mut || {
+                let (took, done) = ours(workload, Some(*lanes));
+                counted = done;
+                took
+            });
             if round == 0 {
                 counts.push((*lanes, counted));
             }
         }
     }
-    let gas = rows[0].1[0].gas;
+    let gas = rows[0].1[0].took.gas;
     println!("\n{}: {count} transactions, {} Mgas", workload.name, gas / 1_000_000);
-    let peer = median(&rows[0].1);
+    if !options.alone {
+        let peers: Vec<_> = rows.iter().flat_map(|(_, all)| all.iter().map(|it| it.peer)).collect();
+        let same = |peer: &Took| Compared { took: *peer, peer: *peer };
+        rows.insert(0, ("plain revm".to_owned(), peers.iter().map(same).collect()));
+    }
     for (name, all) in &rows {
-        assert!(all.iter().all(|took| took.gas == gas), "{name} used other gas");
-        let (least, most) = all.iter().fold((f64::MAX, 0.0f64), |(least, most), took| {
-            (least.min(took.wall.as_secs_f64()), most.max(took.wall.as_secs_f64()))
-        });
-        let wall = median(all);
-        let mut cpu: Vec<f64> = all.iter().map(|took| took.cpu.as_secs_f64()).collect();
-        cpu.sort_unstable_by(f64::total_cmp);
-        let each = |seconds: f64| seconds * 1e9 / count as f64;
-        println!(
-            "  {name:<18} {:>6.2} Ggas/s {:>8.0} tx/s {:>6.0} ns ({:.0} to {:.0}), CPU {:>6.0} ns, \
-             {:>5.2} times the peer",
-            gas as f64 / wall / 1e9,
-            count as f64 / wall,
-            each(wall),
-            each(least),
-            each(most),
-            each(cpu[cpu.len() / 2]),
-            peer / wall,
-        );
+        assert!(all.iter().all(|it| it.took.gas == gas), "{name} used other gas");
+        print(name, all, (gas as f64, count as f64));
     }
     for (lanes, Counts { direct, ahead, in_place, aborted, abandoned }) in counts {
         println!(
@@ -255,10 +265,39 @@ fn measure(workload: &Workload, options: &Options) {
     }
 }
 
-fn median(all: &[Took]) -> f64 {
-    let mut walls: Vec<f64> = all.iter().map(|took| took.wall.as_secs_f64()).collect();
-    walls.sort_unstable_by(f64::total_cmp);
-    walls[walls.len() / 2]
+fn print(name: &str, all: &[Compared], (gas, count): (f64, f64)) {
+    let wall = Spread::of(all.iter().map(|it| it.took.wall.as_secs_f64()));
+    let cpu = Spread::of(all.iter().map(|it| it.took.cpu.as_secs_f64()));
+    let times = Spread::of(all.iter().map(Compared::times));
+    let each = |seconds: f64| seconds * 1e9 / count;
+    println!(
+        "  {name:<18} {:>6.2} Ggas/s {:>8.0} tx/s {:>6.0} ns ({:.0} to {:.0}), CPU {:>6.0} ns, \
+         {:>5.2} times the peer ({:.2} to {:.2})",
+        gas / wall.median / 1e9,
+        count / wall.median,
+        each(wall.median),
+        each(wall.least),
+        each(wall.most),
+        each(cpu.median),
+        times.median,
+        times.least,
+        times.most,
+    );
+}
+
+/// Values in order.
+struct Spread {
+    least: f64,
+    median: f64,
+    most: f64,
+}
+
+impl Spread {
+    fn of(values: impl Iterator<Item = f64>) -> Self {
+        let mut all: Vec<f64> = values.collect();
+        all.sort_unstable_by(f64::total_cmp);
+        Self { least: all[0], median: all[all.len() / 2], most: all[all.len() - 1] }
+    }
 }
 
 /// Runs `work` and takes its time, and that of all threads.
