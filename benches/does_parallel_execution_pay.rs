@@ -15,6 +15,8 @@
 
 #[path = "support/mode.rs"]
 mod mode;
+#[path = "support/spread.rs"]
+mod spread;
 #[path = "../tests/support/world.rs"]
 mod world;
 
@@ -41,6 +43,7 @@ use revm::{
     primitives::hardfork::SpecId,
     state::{AccountInfo, Bytecode},
 };
+use spread::Spread;
 use std::{
     sync::{
         Arc, Barrier, Mutex,
@@ -266,38 +269,18 @@ fn measure(workload: &Workload, options: &Options) {
 }
 
 fn print(name: &str, all: &[Compared], (gas, count): (f64, f64)) {
-    let wall = Spread::of(all.iter().map(|it| it.took.wall.as_secs_f64()));
-    let cpu = Spread::of(all.iter().map(|it| it.took.cpu.as_secs_f64()));
+    let each = |of: fn(&Took) -> Duration| {
+        Spread::of(all.iter().map(|it| of(&it.took).as_secs_f64() * 1e9 / count))
+    };
+    let (wall, cpu) = (each(|it| it.wall), each(|it| it.cpu));
     let times = Spread::of(all.iter().map(Compared::times));
-    let each = |seconds: f64| seconds * 1e9 / count;
     println!(
-        "  {name:<18} {:>6.2} Ggas/s {:>8.0} tx/s {:>6.0} ns ({:.0} to {:.0}), CPU {:>6.0} ns, \
-         {:>5.2} times the peer ({:.2} to {:.2})",
-        gas / wall.median / 1e9,
-        count / wall.median,
-        each(wall.median),
-        each(wall.least),
-        each(wall.most),
-        each(cpu.median),
-        times.median,
-        times.least,
-        times.most,
+        "  {name:<18} {:>6.2} Ggas/s {:>8.0} tx/s {wall:.0} ns, CPU {:.0} ns, {times:.2} times the \
+         peer",
+        gas / count / wall.median,
+        1e9 / wall.median,
+        cpu.median,
     );
-}
-
-/// Values in order.
-struct Spread {
-    least: f64,
-    median: f64,
-    most: f64,
-}
-
-impl Spread {
-    fn of(values: impl Iterator<Item = f64>) -> Self {
-        let mut all: Vec<f64> = values.collect();
-        all.sort_unstable_by(f64::total_cmp);
-        Self { least: all[0], median: all[all.len() / 2], most: all[all.len() - 1] }
-    }
 }
 
 /// Runs `work` and takes its time, and that of all threads.

@@ -13,6 +13,8 @@
 mod cpu;
 #[path = "support/mode.rs"]
 mod mode;
+#[path = "support/spread.rs"]
+mod spread;
 
 use alloy_primitives::{B256, keccak256};
 use basalt::crypto::{
@@ -20,6 +22,7 @@ use basalt::crypto::{
     recover::{Engine, Signed, prepare},
     sign::Signer,
 };
+use spread::Spread;
 use std::{hint::black_box, thread};
 
 /// The node's allocator.
@@ -40,12 +43,12 @@ fn main() {
     prepare();
     println!("the lanes are available: {}", Engine::lanes_available());
     let [batches, alone] = hashing(rounds);
-    println!("keccak of 64 bytes, ns: {batches} in batches, {alone} one by one");
+    println!("keccak of 64 bytes, ns: {batches:.0} in batches, {alone:.0} one by one");
     let cores = thread::available_parallelism().map_or(1, usize::from);
     for threads in [1, cores] {
         println!(
-            "{threads} threads, µs of CPU a signature: median (from, to); times as fast as \
-             libsecp256k1: median (from, to)"
+            "{threads} threads, µs of CPU a signature: median (least to most); times as fast as \
+             libsecp256k1: median (least to most)"
         );
         for batch in BATCHES.into_iter().filter(|batch| *batch <= signed.len()) {
             let mut times = vec![Vec::new(); ENGINES.len()];
@@ -61,15 +64,15 @@ fn main() {
                 }
             }
             for ((engine, times), ratios) in ENGINES.into_iter().zip(times).zip(ratios) {
-                let (time, ratio) = (spread(times, 2), spread(ratios, 1));
-                println!("batch {batch}, {engine:?}: {time}, {ratio} times");
+                let (time, ratio) = (Spread::of(times), Spread::of(ratios));
+                println!("batch {batch}, {engine:?}: {time:.2}, {ratio:.1} times");
             }
         }
     }
 }
 
 /// ns of CPU time for a hash of 64 bytes, as each recovery makes one: in batches, and one by one.
-fn hashing(rounds: usize) -> [String; 2] {
+fn hashing(rounds: usize) -> [Spread; 2] {
     let keys: Vec<[u8; 64]> = (0..=u8::MAX).map(|at| [at; 64]).collect();
     let mut out = Vec::with_capacity(keys.len());
     let (mut batches, mut alone) = (Vec::new(), Vec::new());
@@ -85,15 +88,7 @@ fn hashing(rounds: usize) -> [String; 2] {
         }
         alone.push(each(start));
     }
-    [spread(batches, 0), spread(alone, 0)]
-}
-
-/// Median, lowest and highest, with so many decimals.
-fn spread(mut values: Vec<f64>, decimals: usize) -> String {
-    values.sort_unstable_by(f64::total_cmp);
-    let (from, to) = (values[0], values[values.len() - 1]);
-    let median = values[values.len() / 2];
-    format!("{median:.decimals$} ({from:.decimals$}, {to:.decimals$})")
+    [batches, alone].map(Spread::of)
 }
 
 /// The same on so many threads at once.

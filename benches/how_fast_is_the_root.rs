@@ -15,6 +15,8 @@
 mod cpu;
 #[path = "support/mode.rs"]
 mod mode;
+#[path = "support/spread.rs"]
+mod spread;
 
 use alloy_primitives::{Address, B256, U256, keccak256};
 use alloy_trie::{
@@ -30,6 +32,7 @@ use basalt::{
         view::NodeSource,
     },
 };
+use spread::Spread;
 use std::{hint::black_box, sync::Arc};
 
 /// The node's allocator.
@@ -110,9 +113,9 @@ fn main() {
     }
     assert_eq!(trie.root(), expected, "the root is not that of a trie from scratch");
     println!("rows a block: {}, {} KiB", row_count / rounds, row_bytes / rounds / 1024);
-    let ours = told("state root, incremental", &mut ours);
-    let limit = told("hashing the changed nodes alone", &mut hashing);
-    let peer = told("alloy-trie, whole state from scratch", &mut scratch);
+    let ours = told("state root, incremental", &ours);
+    let limit = told("hashing the changed nodes alone", &hashing);
+    let peer = told("alloy-trie, whole state from scratch", &scratch);
     println!(
         "of the limit by hashing: {:.0} %; of the peer: {:.0} times",
         ours / limit * 100.0,
@@ -143,24 +146,19 @@ fn list(count: usize, bytes: usize, rounds: usize) {
         both[0].push(measured(&ours));
         both[1].push(measured(&peer));
     }
-    let told = both.map(|mut times| {
-        times.sort_unstable_by(f64::total_cmp);
-        (times[times.len() / 2], times[0], times[times.len() - 1])
-    });
-    let [(ours, low, high), (peer, peer_low, peer_high)] = told;
+    let [ours, peer] = both.map(Spread::of);
     println!(
-        "list of {count} items of {bytes} bytes: {ours:.0} ns an item ({low:.0} to {high:.0}), \
-         alloy-trie {peer:.0} ({peer_low:.0} to {peer_high:.0}): {:.2} times as fast",
-        peer / ours
+        "list of {count} items of {bytes} bytes: {ours:.0} ns an item, alloy-trie {peer:.0}: \
+         {:.2} times as fast",
+        peer.median / ours.median
     );
 }
 
 /// Prints median and range in updates a second of CPU time; returns the median.
-fn told(what: &str, rates: &mut [f64]) -> f64 {
-    rates.sort_unstable_by(f64::total_cmp);
-    let (low, median, high) = (rates[0], rates[rates.len() / 2], rates[rates.len() - 1]);
-    println!("{what}: {median:.0} updates/s (from {low:.0} to {high:.0}, {} rounds)", rates.len());
-    median
+fn told(what: &str, rates: &[f64]) -> f64 {
+    let spread = Spread::of(rates.iter().copied());
+    println!("{what}: {spread:.0} updates/s, {} rounds", rates.len());
+    spread.median
 }
 
 fn diff_of(touched: &[Address], state: &mut Map<Address, Account>, random: &mut Random) -> Diff {

@@ -217,6 +217,9 @@ impl<S: Database<Error = ReadError>> Evm<S> {
     }
 }
 
+/// The frames of nested calls.
+type Frames = FrameStack<EthFrame>;
+
 /// All of it is revm's but for how a frame runs.
 impl<S: Database<Error = ReadError>> EvmTr for Evm<S> {
     type Context = MainnetContext<S>;
@@ -224,14 +227,13 @@ impl<S: Database<Error = ReadError>> EvmTr for Evm<S> {
     type Precompiles = EthPrecompiles;
     type Frame = EthFrame;
 
-    fn all(&self) -> (&Self::Context, &Self::Instructions, &EthPrecompiles, &FrameStack<EthFrame>) {
+    fn all(&self) -> (&Self::Context, &Self::Instructions, &EthPrecompiles, &Frames) {
         self.inner.all()
     }
 
     fn all_mut(
         &mut self,
-    ) -> (&mut Self::Context, &mut Self::Instructions, &mut EthPrecompiles, &mut FrameStack<EthFrame>)
-    {
+    ) -> (&mut Self::Context, &mut Self::Instructions, &mut EthPrecompiles, &mut Frames) {
         self.inner.all_mut()
     }
 
