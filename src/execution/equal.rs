@@ -217,7 +217,8 @@ proptest! {
                     gas_priority_fee: envelope.max_priority_fee_per_gas(),
                     ..TxEnv::default()
                 };
-                prop_assert_eq!(tx_env(transaction), expected);
+                let input = transaction.input.clone();
+            prop_assert_eq!(tx_env(transaction, input), expected);
             }
             let expected = serial.execute(&mut block, part.to_vec(), &mut || false).unwrap();
             let found = direct.execute(&mut same, part.to_vec(), &mut || false).unwrap();

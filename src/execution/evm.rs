@@ -11,6 +11,7 @@ use crate::types::{
 use alloy_consensus::{Transaction as _, TxType};
 use alloy_eips::eip7702::{RecoveredAuthority, RecoveredAuthorization};
 use alloy_primitives::{Address, Bytes, Log, TxKind, U256};
+use bytes::BytesMut;
 use revm::{
     Context, Database, MainBuilder as _, MainnetEvm, SystemCallEvm as _,
     context::{BlockEnv, CfgEnv, ContextSetters as _, FrameStack, TxEnv, either::Either},
@@ -32,6 +33,10 @@ use std::mem;
 
 /// After a transaction that touched more accounts, the map of touched accounts is made anew.
 const TOUCHED_ACCOUNTS_KEPT: usize = 1_024;
+/// Bytes of an input that is copied rather than shared.
+const INPUT_COPIED_MAX: usize = 512;
+/// Bytes that these copies are cut from.
+const INPUTS_ROOM: usize = 64 * 1_024;
 
 /// Whose rules apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -171,6 +176,7 @@ pub struct Evm<S: Database<Error = ReadError> = Store> {
     pub(super) inner: MainnetEvm<MainnetContext<S>>,
     pub(super) rules: Rules,
     has_own_loop: bool,
+    inputs: BytesMut,
 }
 
 impl<S: Database<Error = ReadError>> Evm<S> {
@@ -178,7 +184,7 @@ impl<S: Database<Error = ReadError>> Evm<S> {
     pub fn new(rules: Rules, store: S) -> Self {
         let context: MainnetContext<S> = Context::new(store, rules.fork.spec());
         let inner = context.with_cfg(rules.cfg()).build_mainnet();
-        Self { inner, rules, has_own_loop: false }
+        Self { inner, rules, has_own_loop: false, inputs: BytesMut::with_capacity(INPUTS_ROOM) }
     }
 
     /// From now on, simple instructions are executed by `interpreter`, not by revm.
@@ -189,6 +195,18 @@ impl<S: Database<Error = ReadError>> Evm<S> {
     /// Its rules.
     pub fn rules(&self) -> &Rules {
         &self.rules
+    }
+
+    /// The transaction that comes next. A short input is copied: the count of those who use the
+    /// original lies in memory that nothing else here needs.
+    pub(super) fn set_transaction(&mut self, tx: &RecoveredTransaction) {
+        let input = if tx.input.len() <= INPUT_COPIED_MAX {
+            self.inputs.extend_from_slice(&tx.input);
+            self.inputs.split().freeze().into()
+        } else {
+            tx.input.clone()
+        };
+        self.inner.ctx.set_tx(tx_env(tx, input));
     }
 
     /// Its state.
@@ -274,7 +292,7 @@ impl Evm {
     /// # Errors
     /// `Invalid` leaves the state as it was; any other error ends the engine's use.
     pub fn transact(&mut self, tx: &RecoveredTransaction) -> Result<Executed, TransactError> {
-        self.inner.ctx.set_tx(tx_env(tx));
+        self.set_transaction(tx);
         match MainnetHandler::default().run(self) {
             Ok(result) => {
                 self.commit().map_err(EngineError::from)?;
@@ -346,14 +364,14 @@ impl<T: ToString> From<EVMError<ReadError, T>> for EngineError {
 }
 
 /// A transaction as revm wants it. Of most the envelope is not looked at.
-pub(super) fn tx_env(tx: &RecoveredTransaction) -> TxEnv {
+pub(super) fn tx_env(tx: &RecoveredTransaction, data: Bytes) -> TxEnv {
     let (outline, envelope) = (tx.outline(), &tx.envelope);
     let env = TxEnv {
         tx_type: outline.tx_type.into(),
         caller: tx.sender,
         gas_limit: outline.gas_limit,
         kind: if outline.creates { TxKind::Create } else { TxKind::Call(outline.to) },
-        data: tx.input.clone(),
+        data,
         nonce: outline.nonce,
         ..TxEnv::default()
     };

@@ -12,7 +12,7 @@ use crate::execution::{
         planted::{Fault, planted},
         speculation::{Batch, Conflict},
     },
-    prefetch::prefetch,
+    prefetch::{prefetch, prefetch_all},
     preimages::{Remembers as _, foresee, remember},
     serial::{self, Engine, Outcome, Steps},
     store::{ReadError, Store},
@@ -173,8 +173,16 @@ impl Steps for Crew<'_> {
                 recipient: store.bring_place(outline.to),
                 guess: Parties::default(),
             };
+            if outline.has_input {
+                prefetch(&next.input);
+            }
             self.near[(at + LISTED_AHEAD) % AHEAD] =
                 may_be_plain(outline, self.chain_id).then(near);
+        }
+        if let Some(next) = waiting.get(ACCOUNTS_AHEAD)
+            && next.outline().has_input
+        {
+            prefetch_all(&next.input);
         }
         if waiting.len() > ACCOUNTS_AHEAD
             && at + ACCOUNTS_AHEAD >= LISTED_AHEAD

@@ -3,7 +3,7 @@
 use crate::execution::{
     cache::Window,
     call::bring,
-    evm::{Evm, Executed, Rules, tx_env},
+    evm::{Evm, Executed, Rules},
     parallel::{
         pace::Paced,
         plan::{Plan, Planner},
@@ -13,7 +13,7 @@ use crate::execution::{
         view::View,
         watch::watch,
     },
-    prefetch::prefetch,
+    prefetch::{prefetch, prefetch_all},
     preimages::{Remembers as _, foresee, remember},
     store::{ReadError, outcome_of},
     transfer::may_be_plain,
@@ -26,10 +26,7 @@ use alloy_primitives::{Address, B256, KECCAK256_EMPTY, U256};
 use crossbeam_channel::{Receiver, Sender};
 use revm::{
     context::BlockEnv,
-    context_interface::{
-        ContextSetters as _,
-        result::{EVMError, HaltReason},
-    },
+    context_interface::result::{EVMError, HaltReason},
     handler::{FrameResult, Handler},
     state::{Account as EvmAccount, EvmState},
 };
@@ -284,7 +281,10 @@ impl Lane {
         let calls = next.map(|place| mine(&place).then(|| work.transaction(place)));
         let looked_at = foresee(evm.store(), calls);
         let far = place + looked_at..lanes.len().min(place + looked_at + PLACES_AHEAD);
-        far.filter(mine).for_each(|place| bring(work.transaction(place)));
+        for (nth, place) in far.filter(mine).enumerate() {
+            let call = work.transaction(place);
+            if nth < looked_at / 2 { prefetch_all(&call.input) } else { bring(call) }
+        }
         looked_at
     }
 }
@@ -312,7 +312,7 @@ impl Evm<View> {
     fn speculate(&mut self, transaction: &RecoveredTransaction) -> Option<Executed> {
         let parties = (transaction.sender, self.inner.ctx.block.beneficiary);
         self.store().preimages().begin(transaction);
-        self.inner.set_tx(tx_env(transaction));
+        self.set_transaction(transaction);
         let result = Tipless.run(self);
         self.store().preimages().end(transaction);
         let journal = &mut self.inner.ctx.journaled_state;
