@@ -211,9 +211,8 @@ fn measure(workload: &Workload, options: &Options) {
     let count = workload.blocks[1].len();
     let mut rows: Vec<(String, Vec<Compared>)> = Vec::new();
     // The machine's speed changes within seconds: each run has one of the peer right before it.
-    let mut add = |name: String, run: &mut dyn FnMut() -> Took| {
-        let peer = (!options.alone).then(|| peer(workload));
-        let took = run();
+    let before = || (!options.alone).then(|| peer(workload));
+    let mut add = |name: String, peer: Option<Took>, took: Took| {
         let compared = Compared { took, peer: peer.unwrap_or(took) };
         match rows.iter_mut().find(|row| row.0 == name) {
             Some(row) => row.1.push(compared),
@@ -223,11 +222,11 @@ fn measure(workload: &Workload, options: &Options) {
     let mut counts = Vec::new();
     for round in 0..options.rounds {
         if !options.alone {
-            add("serial".to_owned(), &mut || ours(workload, None).0);
-            let (took, counted) = serial_part(workload);
+            add("serial".to_owned(), before(), ours(workload, None).0);
+            let (peer, (took, counted)) = (before(), serial_part(workload));
             // Where there is nothing for lanes to do, all of it is the serial part.
             if counted.ahead > 0 {
-                add("its serial part".to_owned(), &mut || took);
+                add("its serial part".to_owned(), peer, took);
                 if round == 0 {
                     counts.push((LANES_OF_GATE, counted));
                 }
@@ -235,14 +234,11 @@ fn measure(workload: &Workload, options: &Options) {
         }
         for lanes in &options.lanes {
             if *lanes > 0 && !options.alone {
-                add(format!("{} engines apart", lanes + 1), &mut || apart(workload, lanes + 1));
+                let name = format!("{} engines apart", lanes + 1);
+                add(name, before(), apart(workload, lanes + 1));
             }
-            let mut counted = Counts::default();
-            add(format!("parallel, {} lanes", lanes + 1), &mut || {
-                let (took, done) = ours(workload, Some(*lanes));
-                counted = done;
-                took
-            });
+            let (peer, (took, counted)) = (before(), ours(workload, Some(*lanes)));
+            add(format!("parallel, {} lanes", lanes + 1), peer, took);
             if round == 0 {
                 counts.push((*lanes, counted));
             }

@@ -18,6 +18,8 @@ mod load;
 mod mode;
 #[path = "support/process.rs"]
 mod process;
+#[path = "support/spread.rs"]
+mod spread;
 
 use alloy_primitives::keccak256;
 use client::{Key, Node, Random, Terms, dev_keys};
@@ -28,6 +30,7 @@ use secp256k1::{
     ecdsa::{RecoverableSignature, RecoveryId},
 };
 use serde_json::json;
+use spread::Spread;
 use std::{
     env, fs,
     io::{self, BufWriter, Write as _},
@@ -115,7 +118,7 @@ fn run(options: &Options, folder: &Path) -> Outcome<()> {
     }
     summary(&ours, &theirs);
     if options.minutes > 0 {
-        let rate = median(ours.iter().map(|round| round.rate).collect()).0 / 2.0;
+        let rate = Spread::of(ours.iter().map(|round| round.rate)).median / 2.0;
         basalt.soak(options, &keys, rate)?;
     }
     Ok(())
@@ -301,8 +304,7 @@ impl Round {
 fn summary(ours: &[Round], theirs: &[Round]) {
     println!("median (lowest to highest) over {} rounds", ours.len());
     let line = |what: &str, values: Vec<f64>| {
-        let (middle, low, high) = median(values);
-        println!("  {what:<58} {middle:>10.2} ({low:.2} to {high:.2})");
+        println!("  {what:<58} {:.2}", Spread::of(values));
     };
     let of = |rounds: &[Round], figure: fn(&Round) -> f64| rounds.iter().map(figure).collect();
     line("recovery alone, all cores, 1/s", of(ours, |round| round.limit));
@@ -453,12 +455,6 @@ fn percentiles(sorted: &[f64]) -> [f64; 3] {
         let at = (sorted.len() as f64 * part) as usize;
         sorted.get(at.min(sorted.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
     })
-}
-
-/// Median, lowest, highest.
-fn median(mut values: Vec<f64>) -> (f64, f64, f64) {
-    values.sort_unstable_by(f64::total_cmp);
-    (values[values.len() / 2], values[0], values[values.len() - 1])
 }
 
 fn cores() -> usize {

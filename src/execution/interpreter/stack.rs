@@ -2,10 +2,8 @@
 
 use crate::execution::interpreter::arithmetic::place;
 use alloy_primitives::U256;
-use revm::interpreter::Stack;
+use revm::interpreter::{STACK_LIMIT, Stack};
 
-/// Words that a stack holds at most.
-const HEIGHT_MAX: usize = 1_024;
 /// Bytes of a word.
 pub(super) const WORD: usize = size_of::<U256>();
 
@@ -23,7 +21,7 @@ impl<'a> Words<'a> {
     pub(super) fn of(stack: &'a mut Stack) -> Option<Self> {
         let stack = stack.data_mut();
         let (bottom, height) = (stack.as_mut_ptr(), stack.len() * WORD);
-        (stack.capacity() >= HEIGHT_MAX).then_some(Self { stack, bottom, height })
+        (stack.capacity() >= STACK_LIMIT).then_some(Self { stack, bottom, height })
     }
 
     pub(super) fn put_back(self) {
@@ -33,7 +31,7 @@ impl<'a> Words<'a> {
     }
 
     pub(super) fn has_room(&self) -> bool {
-        self.height < HEIGHT_MAX * WORD
+        self.height < STACK_LIMIT * WORD
     }
 
     /// The word at a depth, the uppermost at 1.

@@ -2,7 +2,6 @@
 
 use crate::execution::{
     block::OpenBlock,
-    call::bring,
     evm::{EngineError, Evm, Executed, TransactError},
     parallel::{
         counts::{Conflicts, Counts},
@@ -143,7 +142,7 @@ impl Engine for Parallel {
 }
 
 /// Transactions whose memory is asked for before they are executed, in three steps: what they
-/// are, where their accounts are listed, the accounts.
+/// are, where their accounts and their input are, the accounts and the input.
 const AHEAD: usize = 32;
 const LISTED_AHEAD: usize = 16;
 const ACCOUNTS_AHEAD: usize = 8;
@@ -194,13 +193,8 @@ impl Steps for Crew<'_> {
         if at >= self.foreseen {
             let next = waiting.iter().take(CALLS_AHEAD).enumerate();
             let mut place = self.run.as_ref().map_or(0, |run| run.next);
-            let calls = next.map(|(next, it)| {
-                let is_in_place = self.is_in_place(at + next, &mut place, it);
-                is_in_place.then(|| {
-                    bring(it);
-                    &**it
-                })
-            });
+            let calls =
+                next.map(|(next, it)| self.is_in_place(at + next, &mut place, it).then_some(&**it));
             self.foreseen = at + foresee(store, calls);
         }
     }

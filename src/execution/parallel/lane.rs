@@ -283,6 +283,7 @@ impl Lane {
         let far = place + looked_at..lanes.len().min(place + looked_at + PLACES_AHEAD);
         for (nth, place) in far.filter(mine).enumerate() {
             let call = work.transaction(place);
+            // What it is was asked for already where it is among the next.
             if nth < looked_at / 2 { prefetch_all(&call.input) } else { bring(call) }
         }
         looked_at
