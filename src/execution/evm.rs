@@ -1,20 +1,18 @@
 //! One long-lived EVM: transactions and system calls in, outcomes out, changes in its store.
 
 use crate::execution::{
+    handler::Lean,
     interpreter,
     store::{ReadError, Store},
 };
-use crate::types::{
-    mini_block::BlockEnvironment,
-    transaction::{Numbers, RecoveredTransaction},
-};
+use crate::types::{mini_block::BlockEnvironment, transaction::RecoveredTransaction};
 use alloy_consensus::{Transaction as _, TxType};
 use alloy_eips::eip7702::{RecoveredAuthority, RecoveredAuthorization};
 use alloy_primitives::{Address, Bytes, Log, TxKind, U256};
 use bytes::BytesMut;
 use revm::{
     Context, Database, MainBuilder as _, MainnetEvm, SystemCallEvm as _,
-    context::{BlockEnv, CfgEnv, ContextSetters as _, FrameStack, TxEnv, either::Either},
+    context::{BlockEnv, CfgEnv, FrameStack, TxEnv, either::Either},
     context_interface::{
         block::BlobExcessGasAndPrice,
         result::{EVMError, ExecutionResult, InvalidTransaction},
@@ -132,7 +130,9 @@ pub struct Executed {
 impl Executed {
     pub(super) fn new(result: ExecutionResult, rules: &Rules) -> Self {
         let (success, gas_used) = (result.is_success(), result.tx_gas_used());
-        let logs = if success { result.into_logs() } else { Vec::new() };
+        let mut logs = if success { result.into_logs() } else { Vec::new() };
+        // revm made room for four: the receipt, which stays, has room for what there is.
+        logs.shrink_to_fit();
         let deposits = logs.iter().any(|log| log.address == rules.deposit_contract);
         Self { success, gas_used, logs, deposits }
     }
@@ -184,7 +184,8 @@ impl<S: Database<Error = ReadError>> Evm<S> {
     pub fn new(rules: Rules, store: S) -> Self {
         let context: MainnetContext<S> = Context::new(store, rules.fork.spec());
         let inner = context.with_cfg(rules.cfg()).build_mainnet();
-        Self { inner, rules, has_own_loop: false, inputs: BytesMut::with_capacity(INPUTS_ROOM) }
+        let inputs = BytesMut::with_capacity(INPUTS_ROOM);
+        Self { inner, rules, has_own_loop: false, inputs }
     }
 
     /// From now on, simple instructions are executed by `interpreter`, not by revm.
@@ -206,7 +207,7 @@ impl<S: Database<Error = ReadError>> Evm<S> {
         } else {
             tx.input.clone()
         };
-        self.inner.ctx.set_tx(tx_env(tx, input));
+        set_tx_env(&mut self.inner.ctx.tx, tx, input);
     }
 
     /// Its state.
@@ -222,6 +223,12 @@ impl<S: Database<Error = ReadError>> Evm<S> {
     /// The block that transactions see.
     pub(super) const fn block(&self) -> &BlockEnv {
         &self.inner.ctx.block
+    }
+
+    /// The transaction has looked at the fee recipient's account, or paid it.
+    pub(super) fn has_seen_fee_recipient(&self) -> bool {
+        let context = &self.inner.ctx;
+        context.journaled_state.inner.state.contains_key(&context.block.beneficiary)
     }
 
     /// Forgets what the last transaction touched; the map keeps its room for the next one.
@@ -293,7 +300,30 @@ impl Evm {
     /// `Invalid` leaves the state as it was; any other error ends the engine's use.
     pub fn transact(&mut self, tx: &RecoveredTransaction) -> Result<Executed, TransactError> {
         self.set_transaction(tx);
-        match MainnetHandler::default().run(self) {
+        let result = MainnetHandler::default().run(self);
+        self.finish(result)
+    }
+
+    /// As `transact`, but without the tip where nothing has looked at the fee recipient: says
+    /// whether it is due.
+    ///
+    /// # Errors
+    /// As `transact`.
+    pub(super) fn transact_tipless(
+        &mut self,
+        tx: &RecoveredTransaction,
+    ) -> Result<(Executed, bool), TransactError> {
+        self.set_transaction(tx);
+        let result = Lean::mostly_tipless().run(self);
+        let is_due = !self.has_seen_fee_recipient();
+        self.finish(result).map(|executed| (executed, is_due))
+    }
+
+    fn finish(
+        &mut self,
+        result: Result<ExecutionResult, EVMError<ReadError>>,
+    ) -> Result<Executed, TransactError> {
+        match result {
             Ok(result) => {
                 self.commit().map_err(EngineError::from)?;
                 Ok(Executed::new(result, &self.rules))
@@ -363,46 +393,57 @@ impl<T: ToString> From<EVMError<ReadError, T>> for EngineError {
     }
 }
 
-/// A transaction as revm wants it. Of most the envelope is not looked at.
-pub(super) fn tx_env(tx: &RecoveredTransaction, data: Bytes) -> TxEnv {
+/// Puts a transaction where revm looks for it. Of most the envelope is not looked at.
+pub(super) fn set_tx_env(env: &mut TxEnv, tx: &RecoveredTransaction, input: Bytes) {
     let (outline, envelope) = (tx.outline(), &tx.envelope);
-    let env = TxEnv {
-        tx_type: outline.tx_type.into(),
-        caller: tx.sender,
-        gas_limit: outline.gas_limit,
-        kind: if outline.creates { TxKind::Create } else { TxKind::Call(outline.to) },
+    // Each field is named: nothing is left of the transaction before.
+    let TxEnv {
+        tx_type,
+        caller,
+        gas_limit,
+        gas_price,
+        kind,
+        value,
         data,
-        nonce: outline.nonce,
-        ..TxEnv::default()
-    };
-    if let Some(Numbers { fee_cap, tip_cap, value, chain_id }) = outline.numbers() {
-        return TxEnv {
-            gas_price: fee_cap.into(),
-            value: U256::from(value),
-            chain_id,
-            gas_priority_fee: (outline.tx_type == TxType::Eip1559).then_some(tip_cap.into()),
-            ..env
-        };
+        nonce,
+        chain_id,
+        access_list,
+        gas_priority_fee,
+        blob_hashes,
+        max_fee_per_blob_gas,
+        authorization_list,
+    } = env;
+    *tx_type = outline.tx_type.into();
+    *caller = tx.sender;
+    *gas_limit = outline.gas_limit;
+    *kind = if outline.creates { TxKind::Create } else { TxKind::Call(outline.to) };
+    *data = input;
+    *nonce = outline.nonce;
+    access_list.0.clear();
+    blob_hashes.clear();
+    *max_fee_per_blob_gas = 0;
+    authorization_list.clear();
+    if let Some(numbers) = outline.numbers() {
+        *gas_price = numbers.fee_cap.into();
+        *value = U256::from(numbers.value);
+        *chain_id = numbers.chain_id;
+        let has_tip_cap = outline.tx_type == TxType::Eip1559;
+        *gas_priority_fee = has_tip_cap.then_some(numbers.tip_cap.into());
+        return;
     }
+    *gas_price = envelope.max_fee_per_gas();
+    *value = envelope.value();
+    *chain_id = envelope.chain_id();
+    access_list.0.extend(envelope.access_list().into_iter().flat_map(|list| list.iter().cloned()));
+    *gas_priority_fee = envelope.max_priority_fee_per_gas();
+    blob_hashes.extend(envelope.blob_versioned_hashes().unwrap_or_default());
+    *max_fee_per_blob_gas = envelope.max_fee_per_blob_gas().unwrap_or_default();
     let authorizations = envelope.authorization_list().unwrap_or_default();
-    let authorization_list = authorizations
-        .iter()
-        .zip(&tx.authorities)
-        .map(|(signed, authority)| {
+    authorization_list.extend(authorizations.iter().zip(&tx.authorities).map(
+        |(signed, authority)| {
             let authority =
                 authority.map_or(RecoveredAuthority::Invalid, RecoveredAuthority::Valid);
             Either::Right(RecoveredAuthorization::new_unchecked(signed.inner().clone(), authority))
-        })
-        .collect();
-    TxEnv {
-        gas_price: envelope.max_fee_per_gas(),
-        value: envelope.value(),
-        chain_id: envelope.chain_id(),
-        access_list: envelope.access_list().cloned().unwrap_or_default(),
-        gas_priority_fee: envelope.max_priority_fee_per_gas(),
-        blob_hashes: envelope.blob_versioned_hashes().unwrap_or_default().to_vec(),
-        max_fee_per_blob_gas: envelope.max_fee_per_blob_gas().unwrap_or_default(),
-        authorization_list,
-        ..env
-    }
+        },
+    ));
 }

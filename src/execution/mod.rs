@@ -31,6 +31,7 @@ mod changes;
 pub mod store;
 mod interpreter;
 pub mod evm;
+mod handler;
 pub mod refusal;
 pub mod fees;
 pub mod system;

@@ -358,7 +358,10 @@ impl Store {
         if !new.is_touched() {
             return Ok(());
         }
-        let id = self.account_id(address)?;
+        let id = match new.info.account_id.and_then(|id| Id::try_from(id.get()).ok()) {
+            Some(id) => id,
+            None => self.account_id(address)?,
+        };
         let after = outcome_of(&new);
         if let (Some(account), Some(code)) = (after, &new.info.code) {
             self.keep_fresh_code(id, &account, code);

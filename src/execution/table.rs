@@ -178,7 +178,7 @@ impl<const K: usize, const H: usize, const C: usize> Reader<K, H, C> {
             if place == 0 {
                 return None;
             }
-            if (place ^ hash) & HASH_BITS == 0 && self.key(id_at(place)) == *key {
+            if (place ^ hash) & HASH_BITS == 0 && self.is_key(id_at(place), key) {
                 return Some(id_at(place));
             }
             at = (at + 1) & mask;
@@ -228,6 +228,14 @@ impl<const K: usize, const H: usize, const C: usize> Reader<K, H, C> {
     #[inline]
     pub(super) fn key(&self, id: Id) -> [u64; K] {
         key(self.record(id))
+    }
+
+    /// The record has this key. It was most likely written a moment ago, word by word: it is
+    /// compared so too, as wider loads would wait for those writes.
+    #[inline]
+    fn is_key(&self, id: Id, key: &[u64; K]) -> bool {
+        let words = self.record(id).key.iter().zip(key);
+        words.fold(0, |differs, (word, other)| differs | word.load(Ordering::Relaxed) ^ other) == 0
     }
 
     /// What a record holds, all of it from one moment; what is cold only where `is_cold`, asked

@@ -12,6 +12,7 @@ use alloy_primitives::{Address, U256};
 /// Tips of one cut.
 pub(super) struct Tips {
     recipient: Address,
+    id: Option<Id>,
     held: Option<Held>,
 }
 
@@ -28,7 +29,7 @@ struct Held {
 impl Tips {
     /// Tips for this account.
     pub(super) const fn of(recipient: Address) -> Self {
-        Self { recipient, held: None }
+        Self { recipient, id: None, held: None }
     }
 
     /// Whose they are.
@@ -61,6 +62,16 @@ impl Tips {
         }
     }
 
+    /// Whether a tip of at most so much could be added.
+    ///
+    /// # Errors
+    /// Where the view cannot be read.
+    #[inline]
+    pub(super) fn takes(&mut self, store: &mut Store, most: u128) -> Result<bool, ReadError> {
+        let held = self.hold(store)?;
+        Ok(held.takes && held.due.checked_add(most).is_some())
+    }
+
     /// Writes them: from here on others may look at the account, and change it.
     #[inline]
     pub(super) fn settle(&mut self, store: &mut Store) {
@@ -72,10 +83,19 @@ impl Tips {
         }
     }
 
+    /// The account has changed meanwhile; nothing is due.
+    pub(super) fn forget(&mut self) {
+        self.held = None;
+    }
+
     #[inline]
     fn hold(&mut self, store: &mut Store) -> Result<&mut Held, ReadError> {
         if self.held.is_none() {
-            let id = store.account_id(self.recipient)?;
+            let id = match self.id {
+                Some(id) => id,
+                None => store.account_id(self.recipient)?,
+            };
+            self.id = Some(id);
             let stored = store.hot(id);
             // EIP-161 would remove an empty account that is touched.
             let takes =

@@ -4,9 +4,15 @@ use crate::execution::interpreter::stack::WORD;
 use alloy_primitives::U256;
 
 /// A word as a place, where it can be one.
-pub(super) fn place(word: U256) -> Option<usize> {
-    let [low, rest @ ..] = word.into_limbs();
-    (rest == [0; 3]).then(|| usize::try_from(low).ok()).flatten()
+pub(super) fn place(word: &U256) -> Option<usize> {
+    let [low, a, b, c] = *word.as_limbs();
+    (a | b | c == 0).then(|| usize::try_from(low).ok()).flatten()
+}
+
+/// revm's own looks at words wider than those that most are written by, and waits for them.
+pub(super) fn is_zero(word: &U256) -> bool {
+    let [a, b, c, d] = *word.as_limbs();
+    a | b | c | d == 0
 }
 
 pub(super) fn small(value: usize) -> U256 {
@@ -59,7 +65,7 @@ const KEPT: [[u64; 4]; WORD + 1] = {
 
 /// Call data from a place on; zeros after its end.
 pub(super) fn loaded(data: &[u8], from: U256) -> U256 {
-    let rest = place(from).and_then(|from| data.get(from..)).unwrap_or_default();
+    let rest = place(&from).and_then(|from| data.get(from..)).unwrap_or_default();
     if let Some(bytes) = rest.first_chunk::<WORD>() {
         return U256::from_be_bytes(*bytes);
     }
@@ -73,8 +79,29 @@ pub(super) fn div(dividend: U256, divisor: U256) -> U256 {
     dividend.checked_div(divisor).unwrap_or_default()
 }
 
+#[inline(never)]
+pub(super) fn rem(dividend: U256, divisor: U256) -> U256 {
+    dividend.checked_rem(divisor).unwrap_or_default()
+}
+
+#[inline(never)]
+pub(super) fn mul_rem(one: U256, other: U256, modulus: U256) -> U256 {
+    one.mul_mod(other, modulus)
+}
+
+/// A number of so many bytes and one, with its sign carried on to the left.
+pub(super) fn extended(bytes: U256, word: U256) -> U256 {
+    match place(&bytes) {
+        Some(bytes @ 0..31) => {
+            let by = small(8 * (31 - bytes));
+            arithmetic_shift_right(by, shift_left(by, word))
+        }
+        _ => word,
+    }
+}
+
 pub(super) fn byte(at: U256, word: U256) -> U256 {
-    match place(at) {
+    match place(&at) {
         Some(at @ 0..32) => small(usize::from(word.byte(31 - at))),
         _ => U256::ZERO,
     }
@@ -82,7 +109,7 @@ pub(super) fn byte(at: U256, word: U256) -> U256 {
 
 /// A shift by less than the word's width, as whole limbs and bits.
 fn distance(by: U256) -> Option<(usize, u32)> {
-    let by = place(by).filter(|by| *by < 256)?;
+    let by = place(&by).filter(|by| *by < 256)?;
     Some((by / 64, u32::try_from(by % 64).ok()?))
 }
 
@@ -109,7 +136,7 @@ pub(super) fn shift_right(by: U256, word: U256) -> U256 {
 }
 
 pub(super) fn arithmetic_shift_right(by: U256, word: U256) -> U256 {
-    place(by).filter(|by| *by < 256).map_or_else(
+    place(&by).filter(|by| *by < 256).map_or_else(
         || if word.bit(255) { U256::MAX } else { U256::ZERO },
         |by| word.arithmetic_shr(by),
     )

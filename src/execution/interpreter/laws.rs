@@ -159,12 +159,12 @@ fn an_instruction_does_what_it_does_in_revm() {
 }
 
 #[test]
-fn two_words_give_what_they_give_in_revm() {
+fn words_give_what_they_give_in_revm() {
     let all: Vec<U256> = (0..=257).map(U256::from).chain(edges()).collect();
     let pairs = all.iter().flat_map(|one| edges().into_iter().map(|other| [*one, other]));
     for [one, other] in pairs {
         for instruction in op::ADD..=op::CLZ {
-            for stack in [vec![one, other], vec![other, one]] {
+            for stack in [vec![one, one, other], vec![other, other, one], vec![other, one, other]] {
                 let (code, input, fork) = (vec![instruction], Vec::new(), SpecId::OSAKA);
                 Frame { code, stack, input, is_inner: false, gas: 1_000, fork }.check();
             }

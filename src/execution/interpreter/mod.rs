@@ -14,8 +14,8 @@ mod laws;
 
 use crate::execution::interpreter::{
     arithmetic::{
-        arithmetic_shift_right, byte, constant, div, loaded, place, shift_left, shift_right, short,
-        small, truth, unsigned,
+        arithmetic_shift_right, byte, constant, div, extended, is_zero, loaded, mul_rem, place,
+        rem, shift_left, shift_right, short, small, truth, unsigned,
     },
     stack::Words,
 };
@@ -97,7 +97,7 @@ fn simple_ones(interpreter: &mut Interpreter) {
                 }
                 Some((&op::JUMPI, behind)) if words.has_room() && destinations.is_valid(value) => {
                     let Some(condition) = words.peek(1) else { break };
-                    if condition.is_zero() {
+                    if is_zero(condition) {
                         does!(VERYLOW + HIGH, words.pop(), behind.iter());
                     } else {
                         jumps!(VERYLOW + HIGH, words.pop(), value);
@@ -115,12 +115,15 @@ fn simple_ones(interpreter: &mut Interpreter) {
             op::MUL => does!(LOW, words.merge(|a, b| a.wrapping_mul(b)), next),
             op::SUB => does!(VERYLOW, words.merge(|a, b| a.wrapping_sub(b)), next),
             op::DIV => does!(LOW, words.merge(div), next),
+            op::MOD => does!(LOW, words.merge(rem), next),
+            op::MULMOD => does!(MID, words.merge_three(mul_rem), next),
+            op::SIGNEXTEND => does!(LOW, words.merge(extended), next),
             op::LT => does!(VERYLOW, words.merge(|a, b| truth(a < b)), next),
             op::GT => does!(VERYLOW, words.merge(|a, b| truth(a > b)), next),
             op::SLT => does!(VERYLOW, words.merge(|a, b| truth(unsigned(a) < unsigned(b))), next),
             op::SGT => does!(VERYLOW, words.merge(|a, b| truth(unsigned(a) > unsigned(b))), next),
             op::EQ => does!(VERYLOW, words.merge(|a, b| truth(a == b)), next),
-            op::ISZERO => does!(VERYLOW, words.change(|a| truth(a.is_zero())), next),
+            op::ISZERO => does!(VERYLOW, words.change(|a| truth(is_zero(&a))), next),
             op::AND => does!(VERYLOW, words.merge(|a, b| a & b), next),
             op::OR => does!(VERYLOW, words.merge(|a, b| a | b), next),
             op::XOR => does!(VERYLOW, words.merge(|a, b| a ^ b), next),
@@ -149,7 +152,7 @@ fn simple_ones(interpreter: &mut Interpreter) {
                 let Some(target) = target.filter(|it| destinations.is_valid(*it)) else { break };
                 jumps!(MID, words.pop(), target);
             }
-            op::JUMPI if words.peek(2).is_some_and(|condition| condition.is_zero()) => {
+            op::JUMPI if words.peek(2).is_some_and(is_zero) => {
                 does!(HIGH, words.pop_two(), next);
             }
             op::JUMPI => {

@@ -43,8 +43,8 @@ impl<'a> Words<'a> {
         Some(unsafe { &mut *word })
     }
 
-    pub(super) fn peek(&mut self, depth: usize) -> Option<U256> {
-        self.at(depth).map(|word| *word)
+    pub(super) fn peek(&mut self, depth: usize) -> Option<&U256> {
+        self.at(depth).map(|word| &*word)
     }
 
     pub(super) fn push(&mut self, word: U256) -> Option<()> {
@@ -53,8 +53,15 @@ impl<'a> Words<'a> {
         }
         let room = self.bottom.wrapping_byte_add(self.height);
         // SAFETY: `of` made sure that there is room for as many words.
-        unsafe { room.write(word) };
+        unsafe { write(room, word) };
         self.height += WORD;
+        Some(())
+    }
+
+    fn set(&mut self, depth: usize, word: U256) -> Option<()> {
+        let to = self.at(depth)?;
+        // SAFETY: the word is there.
+        unsafe { write(to, word) };
         Some(())
     }
 
@@ -70,44 +77,73 @@ impl<'a> Words<'a> {
 
     /// Replaces the uppermost word.
     pub(super) fn change(&mut self, by: impl FnOnce(U256) -> U256) -> Option<()> {
-        let word = self.at(1)?;
-        *word = by(*word);
-        Some(())
+        let word = by(*self.peek(1)?);
+        self.set(1, word)
     }
 
     /// Replaces the two uppermost words.
     pub(super) fn merge(&mut self, by: impl FnOnce(U256, U256) -> U256) -> Option<()> {
-        let first = self.peek(1)?;
-        let second = self.at(2)?;
-        *second = by(first, *second);
+        let word = by(*self.peek(1)?, *self.peek(2)?);
+        self.set(2, word)?;
         self.pop()
     }
 
+    /// Replaces the three uppermost words.
+    pub(super) fn merge_three(&mut self, by: impl FnOnce(U256, U256, U256) -> U256) -> Option<()> {
+        let word = by(*self.peek(1)?, *self.peek(2)?, *self.peek(3)?);
+        self.set(3, word)?;
+        self.pop_two()
+    }
+
     pub(super) fn duplicate(&mut self, depth: usize) -> Option<()> {
-        let word = self.peek(depth)?;
+        let word = *self.peek(depth)?;
         self.push(word)
     }
 
     pub(super) fn swap(&mut self, depth: usize) -> Option<()> {
-        let lower = self.peek(depth + 1)?;
-        let upper = std::mem::replace(self.at(1)?, lower);
-        *self.at(depth + 1)? = upper;
-        Some(())
+        let (upper, lower) = (*self.peek(1)?, *self.peek(depth + 1)?);
+        self.set(1, lower)?;
+        self.set(depth + 1, upper)
     }
 
     /// Replaces a place in memory by what is there.
     pub(super) fn load(&mut self, memory: &[u8]) -> Option<()> {
-        let word = self.at(1)?;
-        let bytes = memory.get(place(*word)?..)?.first_chunk::<WORD>()?;
-        *word = U256::from_be_bytes(*bytes);
-        Some(())
+        let bytes = memory.get(place(self.peek(1)?)?..)?.first_chunk::<WORD>()?;
+        self.set(1, U256::from_be_bytes(*bytes))
     }
 
     /// Takes a place in memory and a word, and puts the word there.
     pub(super) fn store(&mut self, memory: &mut [u8]) -> Option<()> {
-        let (to, word) = (self.peek(1)?, self.peek(2)?);
-        let bytes = memory.get_mut(place(to)?..)?.first_chunk_mut::<WORD>()?;
+        let word = *self.peek(2)?;
+        let bytes = memory.get_mut(place(self.peek(1)?)?..)?.first_chunk_mut::<WORD>()?;
         *bytes = word.to_be_bytes();
         self.pop_two()
     }
+}
+
+/// Writes a word by halves, as most are read: a processor passes on what was just written only to
+/// a read of which one write has all, and makes any other wait.
+///
+/// # Safety
+/// It must be the caller's place to write.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "sse2")]
+#[expect(unsafe_code, reason = "halves of words are no type of the language")]
+unsafe fn write(to: *mut U256, word: U256) {
+    use std::arch::x86_64::{__m128i, _mm_set_epi64x};
+    let [a, b, c, d] = word.into_limbs().map(u64::cast_signed);
+    let halves = [_mm_set_epi64x(b, a), _mm_set_epi64x(d, c)];
+    // SAFETY: two halves are a word.
+    unsafe { to.cast::<[__m128i; 2]>().write_unaligned(halves) };
+}
+
+/// Writes a word.
+///
+/// # Safety
+/// It must be the caller's place to write.
+#[cfg(not(target_arch = "x86_64"))]
+#[expect(unsafe_code, reason = "as above")]
+unsafe fn write(to: *mut U256, word: U256) {
+    // SAFETY: it is the caller's to see to that.
+    unsafe { to.write(word) };
 }

@@ -4,17 +4,16 @@ use crate::execution::{
     block::OpenBlock,
     evm::{EngineError, Evm, Executed, TransactError},
     parallel::{
+        commit::{Taken, in_place, take_over},
         counts::{Conflicts, Counts},
         lane::{COMMITTER, Cut, FREE, Job, Lane, Planned, Progress, Work},
         pace::{Pace, Paced},
         plan::{Plan, Planner},
-        planted::{Fault, planted},
-        speculation::{Batch, Conflict},
+        speculation::Batch,
     },
     prefetch::{prefetch, prefetch_all},
-    preimages::{Remembers as _, foresee, remember},
+    preimages::{foresee, remember},
     serial::{self, Engine, Outcome, Steps},
-    store::{ReadError, Store},
     tips::Tips,
     transfer::{Parties, may_be_plain, transfer},
 };
@@ -526,58 +525,4 @@ impl Port {
         // Where there is enough room already, it is given back to the allocator.
         drop(self.spare.try_send(batch));
     }
-}
-
-fn in_place(
-    evm: &mut Evm,
-    tips: &mut Tips,
-    transaction: &RecoveredTransaction,
-) -> Result<Executed, TransactError> {
-    if !planted(Fault::TipsLateInPlace) {
-        tips.settle(evm.store());
-    }
-    evm.store().preimages().begin(transaction);
-    let done = evm.transact(transaction);
-    evm.store().preimages().end(transaction);
-    done
-}
-
-/// What became of a speculation.
-enum Taken {
-    /// There was none.
-    Nothing,
-    /// It is committed.
-    All(Executed),
-    /// It cannot be done ahead of time.
-    Abandoned,
-    /// It does not hold any more.
-    Conflict(Conflict),
-}
-
-/// Checks a speculation and commits it; without `All` nothing was changed.
-fn take_over(
-    batch: &mut Batch,
-    at: usize,
-    store: &mut Store,
-    ((tips, base_fee), transaction): ((&mut Tips, u64), &RecoveredTransaction),
-) -> Result<Taken, ReadError> {
-    let cost = transaction.checked_cost();
-    let (Some(executed), Some(cost)) = (batch.done[at].executed.take(), cost) else {
-        return Ok(Taken::Abandoned);
-    };
-    let is_looked_at = batch.reads(at, (tips.id(store)?, tips.recipient()));
-    if is_looked_at && !planted(Fault::TipsLateForCheck) {
-        tips.settle(store);
-    }
-    if let Err(conflict) = batch.check(store, at, (transaction.sender, cost))? {
-        return Ok(Taken::Conflict(conflict));
-    }
-    let tip = transaction.effective_tip(base_fee).unwrap_or_default();
-    let tip = if planted(Fault::TipDropped) { 0 } else { tip };
-    let tip = tip.checked_mul(u128::from(executed.gas_used));
-    if !tip.map_or(Ok(false), |tip| tips.add(store, tip))? {
-        return Ok(Taken::Abandoned);
-    }
-    batch.apply(store, at)?;
-    Ok(Taken::All(executed))
 }

@@ -4,6 +4,7 @@ use crate::execution::{
     cache::Window,
     call::bring,
     evm::{Evm, Executed, Rules},
+    handler::Lean,
     parallel::{
         pace::Paced,
         plan::{Plan, Planner},
@@ -15,7 +16,7 @@ use crate::execution::{
     },
     prefetch::{prefetch, prefetch_all},
     preimages::{Remembers as _, foresee, remember},
-    store::{ReadError, outcome_of},
+    store::outcome_of,
     transfer::may_be_plain,
 };
 use crate::types::{
@@ -26,8 +27,7 @@ use alloy_primitives::{Address, B256, KECCAK256_EMPTY, U256};
 use crossbeam_channel::{Receiver, Sender};
 use revm::{
     context::BlockEnv,
-    context_interface::result::{EVMError, HaltReason},
-    handler::{FrameResult, Handler},
+    handler::Handler as _,
     state::{Account as EvmAccount, EvmState},
 };
 use std::sync::{
@@ -290,23 +290,6 @@ impl Lane {
     }
 }
 
-/// The rules of mainnet, except that the fee recipient gets its tip later, in order.
-struct Tipless;
-
-impl Handler for Tipless {
-    type Evm = Evm<View>;
-    type Error = EVMError<ReadError>;
-    type HaltReason = HaltReason;
-
-    fn reward_beneficiary(
-        &self,
-        _evm: &mut Evm<View>,
-        _result: &mut FrameResult,
-    ) -> Result<(), Self::Error> {
-        Ok(())
-    }
-}
-
 impl Evm<View> {
     /// Executes a transaction and notes in the view's reads what it would write; `None` where it
     /// has to be executed in its place.
@@ -314,7 +297,7 @@ impl Evm<View> {
         let parties = (transaction.sender, self.inner.ctx.block.beneficiary);
         self.store().preimages().begin(transaction);
         self.set_transaction(transaction);
-        let result = Tipless.run(self);
+        let result = Lean::tipless().run(self);
         self.store().preimages().end(transaction);
         let journal = &mut self.inner.ctx.journaled_state;
         let view = &mut journal.database;

@@ -7,12 +7,14 @@
 //!    write (`speculation`).
 //! 3. `engine` goes through the cut in order as the serial engine does. Where a lane has been,
 //!    it looks whether what was read is still so, and takes over what would be written; where it
-//!    is not so, or nobody has been, it executes in place, with everything before it committed.
+//!    is not so, or nobody has been, it executes in place, with everything before it committed
+//!    (`commit`).
 //!
 //! So the result never depends on the plan, the lanes or their speed; only the time does. Values
 //! that are only added to (the fee recipient's tips, wei that an account gets without anybody
 //! looking at its balance, `watch`) are taken over as differences.
 
+mod commit;
 pub mod counts;
 pub mod engine;
 pub mod lane;
