@@ -9,7 +9,7 @@ pub(super) fn place(word: &U256) -> Option<usize> {
     (a | b | c == 0).then(|| usize::try_from(low).ok()).flatten()
 }
 
-/// revm's own looks at words wider than those that most are written by, and waits for them.
+/// By limbs: each of them lies in one of the halves that words are written by.
 pub(super) fn is_zero(word: &U256) -> bool {
     let [a, b, c, d] = *word.as_limbs();
     a | b | c | d == 0

@@ -36,7 +36,7 @@ pub(super) fn in_place(
     if is_tip_due {
         let tip = tip_of(transaction, base_fee, executed.gas_used).unwrap_or_default();
         tips.add(evm.store(), tip).map_err(EngineError::from)?;
-    } else {
+    } else if !planted(Fault::TipsOutdated) {
         tips.forget();
     }
     Ok(executed)

@@ -370,6 +370,7 @@ fn a_planted_fault_is_noticed() {
         Fault::TipDropped,
         Fault::TipsLateForCheck,
         Fault::TipsLateInPlace,
+        Fault::TipsOutdated,
         Fault::VoidDropped,
         Fault::CodeDropped,
     ] {

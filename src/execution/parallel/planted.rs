@@ -24,6 +24,8 @@ pub(super) enum Fault {
     TipsLateForCheck,
     /// The EVM looks at the fee recipient before the tips are in it.
     TipsLateInPlace,
+    /// What the EVM makes of the fee recipient is not noticed by who holds its account.
+    TipsOutdated,
     /// Storage of an account that was made anew is not void.
     VoidDropped,
     /// New code is not kept.
