@@ -164,6 +164,19 @@ impl Store {
         }
     }
 
+    /// As `account_id`, where it may be known already.
+    ///
+    /// # Errors
+    /// Where the view cannot be read.
+    #[inline]
+    pub(super) fn known_or_found(
+        &mut self,
+        known: Option<Id>,
+        address: Address,
+    ) -> Result<Id, ReadError> {
+        known.map_or_else(|| self.account_id(address), Ok)
+    }
+
     /// Has what a look-up of an account will read first brought near; its hash for the next.
     #[inline]
     pub(super) fn bring_place(&self, address: Address) -> u64 {
@@ -358,10 +371,8 @@ impl Store {
         if !new.is_touched() {
             return Ok(());
         }
-        let id = match new.info.account_id.and_then(|id| Id::try_from(id.get()).ok()) {
-            Some(id) => id,
-            None => self.account_id(address)?,
-        };
+        let known = new.info.account_id.and_then(|id| Id::try_from(id.get()).ok());
+        let id = self.known_or_found(known, address)?;
         let after = outcome_of(&new);
         if let (Some(account), Some(code)) = (after, &new.info.code) {
             self.keep_fresh_code(id, &account, code);

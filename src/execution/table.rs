@@ -230,7 +230,7 @@ impl<const K: usize, const H: usize, const C: usize> Reader<K, H, C> {
         key(self.record(id))
     }
 
-    /// The record has this key. It was most likely written a moment ago, word by word: it is
+    /// The record has this key. Whoever asks has just put the key together, word by word: it is
     /// compared so too, as wider loads would wait for those writes.
     #[inline]
     fn is_key(&self, id: Id, key: &[u64; K]) -> bool {

@@ -91,10 +91,7 @@ impl Tips {
     #[inline]
     fn hold(&mut self, store: &mut Store) -> Result<&mut Held, ReadError> {
         if self.held.is_none() {
-            let id = match self.id {
-                Some(id) => id,
-                None => store.account_id(self.recipient)?,
-            };
+            let id = store.known_or_found(self.id, self.recipient)?;
             self.id = Some(id);
             let stored = store.hot(id);
             // EIP-161 would remove an empty account that is touched.

@@ -18,7 +18,7 @@ use crate::types::{
     limits::TRANSACTION_GAS_MAX,
     transaction::{Numbers, Outline, RecoveredTransaction},
 };
-use alloy_primitives::{Address, U256};
+use alloy_primitives::U256;
 
 /// Precompiles, those still to come too, are numbers of two bytes.
 const PRECOMPILE_ZEROS: usize = 18;
@@ -57,8 +57,8 @@ pub(super) fn transfer(
     let tip = u128::from(tip.min(tip_cap));
     let cost = u128::from(outline.gas_limit) * u128::from(fee_cap);
     let Some(cost) = cost.checked_add(value) else { return Ok(None) };
-    let from_id = known_or_found(parties.sender, store, transaction.sender)?;
-    let to_id = known_or_found(parties.recipient, store, outline.to)?;
+    let from_id = store.known_or_found(parties.sender, transaction.sender)?;
+    let to_id = store.known_or_found(parties.recipient, outline.to)?;
     let fees_id = tips.id(store)?;
     let are_tips_apart = from_id != fees_id && to_id != fees_id;
     if !are_tips_apart {
@@ -125,10 +125,6 @@ fn credited(account: Option<Account>, wei: U256) -> Option<Option<Account>> {
     let account = account.unwrap_or_default();
     let balance = account.balance.checked_add(wei)?;
     Some(Some(Account { balance, ..account }))
-}
-
-fn known_or_found(known: Option<Id>, store: &mut Store, address: Address) -> Result<Id, ReadError> {
-    known.map_or_else(|| store.account_id(address), Ok)
 }
 
 /// The accounts of one transfer: sender, recipient, fee recipient, any of which may be the same.
