@@ -17,6 +17,8 @@
 mod mode;
 #[path = "support/spread.rs"]
 mod spread;
+#[path = "support/workloads.rs"]
+mod workloads;
 #[path = "../tests/support/world.rs"]
 mod world;
 
@@ -52,7 +54,8 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use world::{CHAIN, Memory, Pool, World, environment, pay_tokens, transfer, who};
+use workloads::{Make, Workload, mixed, swaps, tokens, transfers};
+use world::{CHAIN, Memory, environment};
 
 /// The node's allocator.
 #[global_allocator]
@@ -64,13 +67,6 @@ struct Options {
     lanes: Vec<usize>,
     only: Option<String>,
     alone: bool,
-}
-
-/// A state, and two blocks of one kind on it.
-struct Workload {
-    name: &'static str,
-    state: Arc<Memory>,
-    blocks: [Vec<SharedTransaction>; 2],
 }
 
 fn main() {
@@ -92,7 +88,6 @@ fn main() {
     }
 }
 
-type Make = fn(&'static str, u64) -> Workload;
 const WORKLOADS: [(&str, Make); 11] = [
     ("transfers, distinct", |name, gas| transfers(name, gas, |at, count| (at, count + at))),
     ("transfers, random", |name, gas| {
@@ -115,77 +110,6 @@ const WORKLOADS: [(&str, Make); 11] = [
     ("Uniswap v3, 8 shared pools", |name, gas| swaps(name, gas, 8)),
     ("Uniswap v3, one pool", |name, gas| swaps(name, gas, 1)),
 ];
-/// Pools of the independent swaps: a swap meets its pool's last one long after it.
-const POOLS_MAX: usize = 512;
-const TOKEN_GAS: u64 = 35_000;
-const SWAP_GAS: u64 = 110_000;
-
-/// A number below `below` that looks drawn (splitmix64).
-fn mixed(at: usize, below: usize) -> usize {
-    let mut z = (at as u64).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    usize::try_from((z ^ (z >> 31)) >> 11).expect("64 bits") % below
-}
-
-/// Two blocks of `count` transactions each; `make` is given the sender's number, its nonce and
-/// the transaction's number.
-fn blocks(
-    count: usize,
-    sender: impl Fn(usize) -> usize,
-    make: impl Fn(usize, u64, usize) -> SharedTransaction,
-) -> [Vec<SharedTransaction>; 2] {
-    let mut nonces = vec![0u64; 2 * count + 1];
-    [0, 1].map(|_| {
-        (0..count)
-            .map(|at| {
-                let from = sender(at);
-                nonces[from] += 1;
-                make(from, nonces[from] - 1, at)
-            })
-            .collect()
-    })
-}
-
-fn transfers(name: &'static str, gas: u64, pair: fn(usize, usize) -> (usize, usize)) -> Workload {
-    let count = usize::try_from(gas / 21_000).expect("small").max(32);
-    let world = World::new(2 * count + 1);
-    let make = |from, nonce, at| transfer(who(from), nonce, who(pair(at, count).1), 1);
-    let blocks = blocks(count, |at| pair(at, count).0, make);
-    Workload { name, state: Arc::new(world.state), blocks }
-}
-
-fn tokens(name: &'static str, gas: u64, pair: fn(usize, usize) -> (usize, usize)) -> Workload {
-    let count = usize::try_from(gas / TOKEN_GAS).expect("small").max(32);
-    let mut world = World::new(2 * count + 1);
-    let token = world.token(0..2 * count + 1);
-    let make = |from, nonce, at| pay_tokens(who(from), nonce, token, who(pair(at, count).1));
-    let blocks = blocks(count, |at| pair(at, count).0, make);
-    Workload { name, state: Arc::new(world.state), blocks }
-}
-
-fn swaps(name: &'static str, gas: u64, pools: usize) -> Workload {
-    let count = usize::try_from(gas / SWAP_GAS).expect("small").max(8);
-    let pools = pools.min(POOLS_MAX).min(count);
-    let mut world = World::new(count + 1);
-    let all: Vec<Pool> = (0..pools)
-        .map(|pool| {
-            let mut here = world.v3_pool(0..0);
-            here.tokens.sort_unstable();
-            for at in (pool..count).step_by(pools) {
-                for token in here.tokens {
-                    world.give(token, who(at));
-                    world.allow(token, who(at), here.router);
-                }
-            }
-            here
-        })
-        .collect();
-    let make = |from, nonce, at: usize| all[at % pools].swap(who(from), nonce, nonce % 2 == 0);
-    let blocks = blocks(count, |at| at, make);
-    Workload { name, state: Arc::new(world.state), blocks }
-}
-
 /// What one execution of a block took.
 #[derive(Clone, Copy)]
 struct Took {
@@ -384,8 +308,7 @@ fn serial_part(workload: &Workload) -> (Took, Counts) {
     let mut engine = Gated { parallel, gate };
     thread::scope(|scope| {
         crew.into_iter().for_each(|lane| drop(scope.spawn(move || lane.run())));
-        let mut took =
-            both(&mut engine, |it| &mut it.parallel.evm, workload, (block, &Barrier::new(1)));
+        let mut took = both(&mut engine, workload, (block, &Barrier::new(1)));
         took.cpu = took.wall;
         let counts = engine.parallel.counts;
         drop(engine);
@@ -400,14 +323,18 @@ struct Gated {
 }
 
 impl Engine for Gated {
-    fn execute(
+    fn evm(&mut self) -> &mut Evm {
+        &mut self.parallel.evm
+    }
+
+    fn extend(
         &mut self,
         block: &mut OpenBlock,
         transactions: Vec<SharedTransaction>,
         is_late: &mut dyn FnMut() -> bool,
     ) -> Result<Outcome, EngineError> {
         self.gate.close();
-        self.parallel.execute(block, transactions, is_late)
+        self.parallel.extend(block, transactions, is_late)
     }
 }
 
@@ -415,15 +342,12 @@ impl Engine for Gated {
 fn ours(workload: &Workload, lanes: Option<usize>) -> (Took, Counts) {
     let (evm, block) = begun(workload);
     let Some(lanes) = lanes else {
-        return (
-            both(&mut Serial { evm }, |it| &mut it.evm, workload, (block, &Barrier::new(1))),
-            Counts::default(),
-        );
+        return (both(&mut Serial { evm }, workload, (block, &Barrier::new(1))), Counts::default());
     };
     let (mut engine, crew) = Parallel::new(evm, lanes);
     thread::scope(|scope| {
         crew.into_iter().for_each(|lane| drop(scope.spawn(move || lane.run())));
-        let took = both(&mut engine, |it| &mut it.evm, workload, (block, &Barrier::new(1)));
+        let took = both(&mut engine, workload, (block, &Barrier::new(1)));
         let counts = engine.counts;
         drop(engine);
         (took, counts)
@@ -439,7 +363,7 @@ fn apart(workload: &Workload, engines: usize) -> Took {
         let one = || {
             let (evm, block) = begun(workload);
             let mut engine = Parallel::new(evm, 0).0;
-            both(&mut engine, |it| &mut it.evm, workload, (block, &start))
+            both(&mut engine, workload, (block, &start))
         };
         let threads: Vec<_> = (0..engines).map(|_| scope.spawn(one)).collect();
         threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
@@ -450,20 +374,19 @@ fn apart(workload: &Workload, engines: usize) -> Took {
     Took { wall, cpu: share(all.iter().map(|took| took.cpu).sum()), gas: all[0].gas }
 }
 
-fn both<E: Engine>(
-    engine: &mut E,
-    evm: fn(&mut E) -> &mut Evm,
+fn both(
+    engine: &mut impl Engine,
     workload: &Workload,
     (environment, start): (BlockEnvironment, &Barrier),
 ) -> Took {
     let [first, second] = &workload.blocks;
     let mut open = OpenBlock::new(environment);
-    let (_, outcomes) = execute(engine, evm, &mut open, first.clone());
+    let (_, outcomes) = execute(engine, &mut open, first.clone());
     // As after a checkpoint: the first block's changes lie in the state below, and their memory
     // is free.
     let mut state = Memory::clone(&workload.state);
     outcomes.iter().for_each(|(_, diff)| state.apply(diff));
-    evm(engine).store().rebase(1, Arc::new(state));
+    engine.evm().store().rebase(1, Arc::new(state));
     drop(outcomes);
     let mut open = OpenBlock::new(environment);
     let second = second.clone();
@@ -471,7 +394,7 @@ fn both<E: Engine>(
     let mut outcomes = Vec::new();
     start.wait();
     let took = timed(|| {
-        let (gas, done) = execute(engine, evm, &mut open, second);
+        let (gas, done) = execute(engine, &mut open, second);
         outcomes = done;
         gas
     });
@@ -482,9 +405,8 @@ fn both<E: Engine>(
 }
 
 /// In mini-blocks of as many transactions as one may have: the gas, and what came of each.
-fn execute<E: Engine>(
-    engine: &mut E,
-    evm: fn(&mut E) -> &mut Evm,
+fn execute(
+    engine: &mut impl Engine,
     open: &mut OpenBlock,
     mut list: Vec<SharedTransaction>,
 ) -> (u64, Vec<(Outcome, Arc<Diff>)>) {
@@ -499,7 +421,7 @@ fn execute<E: Engine>(
         assert!(outcome.receipts.iter().all(|receipt| receipt.success), "all succeed");
         done += outcome.transactions.len();
         let diff = Arc::new(std::mem::take(&mut outcome.diff));
-        evm(engine).store().overlay_mut().push(1, Arc::clone(&diff));
+        engine.evm().store().overlay_mut().push(1, Arc::clone(&diff));
         // What has no room in one mini-block stands first in the next.
         list = std::mem::take(&mut outcome.left_over);
         list.extend(rest);

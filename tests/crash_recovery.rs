@@ -107,8 +107,10 @@ fn number(variable: &str) -> Option<u64> {
 
 fn command(folder: &Path, round: u64) -> Command {
     let program = env::var_os("BASALT_BIN").unwrap_or(env!("CARGO_BIN_EXE_basalt").into());
-    let block_ms = if round.is_multiple_of(2) { "1000" } else { "250" };
+    // Mini-blocks that are begun before their interval ends, and such that are not.
+    let (block_ms, early) = if round.is_multiple_of(2) { ("1000", "1") } else { ("250", "0") };
     let mut command = Command::new(program);
+    command.env("BASALT_SEQUENCING_EARLY_START_GAS", early);
     command.args(["dev", "--rpc", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]);
     command.args(["--block-ms", block_ms, "--data"]).arg(folder.join("data"));
     command

@@ -106,6 +106,7 @@ pub const KEYS: &[Key] = &[
     integer("sequencing.mini_block_interval_ms", 1, 1_000),
     integer("sequencing.block_interval_ms", 100, 60_000),
     integer("sequencing.mini_block_gas_limit", TRANSACTION_GAS_MAX, GAS_MAX),
+    integer("sequencing.early_start_gas", 0, GAS_MAX),
     integer("pool.transactions_max", 16, 10_000_000),
     integer("pool.bytes_max", MIB, 65_536 * MIB),
     integer("pool.transactions_per_sender_max", 1, 1_000_000),

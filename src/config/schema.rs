@@ -71,6 +71,8 @@ pub struct Sequencing {
     pub block_interval_ms: u64,
     /// Gas.
     pub mini_block_gas_limit: u64,
+    /// Gas.
+    pub early_start_gas: u64,
 }
 
 /// `[pool]`
@@ -195,6 +197,7 @@ impl Config {
                 mini_block_interval_ms: values.number("sequencing.mini_block_interval_ms"),
                 block_interval_ms: values.number("sequencing.block_interval_ms"),
                 mini_block_gas_limit: values.number("sequencing.mini_block_gas_limit"),
+                early_start_gas: values.number("sequencing.early_start_gas"),
             },
             pool: Pool {
                 transactions_max: values.count("pool.transactions_max"),

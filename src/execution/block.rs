@@ -32,12 +32,22 @@ pub struct OpenBlock {
     pub bytes: usize,
     /// EIP-6110 deposit requests so far, concatenated.
     pub deposits: Vec<u8>,
+    /// Of these transactions, those in the mini-block that is not ended.
+    pub begun: Begun,
+}
+
+/// A mini-block that transactions are being added to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Begun {
+    /// Transactions so far.
+    pub transactions: usize,
+    /// Their bytes.
+    pub bytes: usize,
 }
 
 impl OpenBlock {
     /// A block without transactions.
     pub fn new(environment: BlockEnvironment) -> Self {
-        let deposits = Vec::new();
         Self {
             environment,
             mini_blocks: 0,
@@ -45,7 +55,8 @@ impl OpenBlock {
             logs: 0,
             gas_used: 0,
             bytes: 0,
-            deposits,
+            deposits: Vec::new(),
+            begun: Begun::default(),
         }
     }
 

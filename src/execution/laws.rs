@@ -11,7 +11,7 @@ use crate::execution::{
 };
 use crate::types::{
     block::BlockClose,
-    flow::{Credit, Cut, Event, Step},
+    flow::{Credit, Cut, Ends, Event, Step},
     mini_block::MiniBlock,
     overlay::Overlay,
     transaction::SharedTransaction,
@@ -76,8 +76,8 @@ fn funded() -> MemoryView {
     view
 }
 
-fn cut(transactions: Vec<SharedTransaction>, closes_block: bool) -> Cut {
-    Cut { timestamp_us: 5, deadline_us: 9, block_timestamp: 101, transactions, closes_block }
+fn cut(transactions: Vec<SharedTransaction>, ends: Ends) -> Cut {
+    Cut { timestamp_us: 5, deadline_us: 9, block_timestamp: 101, transactions, ends }
 }
 
 /// Executes without a deadline.
@@ -136,7 +136,7 @@ proptest! {
     fn wei_is_conserved_less_the_base_fee(list in transfers()) {
         let base = funded();
         let mut worker = worker(&base);
-        let (credit, steps) = work(&mut worker, cut(list.clone(), true));
+        let (credit, steps) = work(&mut worker, cut(list.clone(), Ends::Block));
         let (mini_blocks, close, state) = applied(&base, &steps);
         let close = close.unwrap();
         let executed: usize = mini_blocks.iter().map(|m| m.transactions.len()).sum();
@@ -155,17 +155,17 @@ proptest! {
     fn cuts_do_not_change_a_block(list in transfers(), size in 1usize..9) {
         let base = funded();
         let mut whole = worker(&base);
-        let (_, steps) = work(&mut whole, cut(list.clone(), true));
+        let (_, steps) = work(&mut whole, cut(list.clone(), Ends::Block));
         let (ones, close, state) = applied(&base, &steps);
         let mut parts = worker(&base);
         let (mut steps, mut waiting) = (Vec::new(), Vec::new());
         // What is left over is not offered again, as in the whole.
         for chunk in list.chunks(size) {
-            let (credit, more) = work(&mut parts, cut(chunk.to_vec(), false));
+            let (credit, more) = work(&mut parts, cut(chunk.to_vec(), Ends::MiniBlock));
             steps.extend(more);
             waiting.extend(credit.left_over);
         }
-        let (_, more) = work(&mut parts, cut(Vec::new(), true));
+        let (_, more) = work(&mut parts, cut(Vec::new(), Ends::Block));
         steps.extend(more);
         let (many, parts_close, parts_state) = applied(&base, &steps);
         let receipts = |list: &[Arc<MiniBlock>]| -> Vec<_> {
@@ -179,13 +179,51 @@ proptest! {
         prop_assert_eq!(parts_close.mini_block_count, many.len() as u64);
     }
 
+    /// However a mini-block is cut, it is the same, and so is the state that a checkpoint puts
+    /// under it before it ends.
+    #[test]
+    fn a_mini_block_is_the_same_in_parts(
+        list in transfers(),
+        early in 0usize..60,
+        size in 1usize..9,
+        checkpoint in 0usize..9,
+    ) {
+        let base = funded();
+        let (early, late) = list.split_at(early.min(list.len()));
+        let (mut whole, mut parts) = (worker(&base), worker(&base));
+        let (_, steps) = work(&mut whole, cut(early.to_vec(), Ends::Block));
+        work(&mut parts, cut(early.to_vec(), Ends::Block));
+        let (_, _, below) = applied(&base, &steps);
+        let hash = B256::repeat_byte(1);
+        whole.store().learn_hash(1, hash);
+        parts.store().learn_hash(1, hash);
+        let (credit, steps) = work(&mut whole, cut(late.to_vec(), Ends::MiniBlock));
+        let mut same = Credit::default();
+        for (at, chunk) in late.chunks(size).enumerate() {
+            if at == checkpoint {
+                parts.store().rebase(1, Arc::new(below.clone()));
+            }
+            let (credit, none) = work(&mut parts, cut(chunk.to_vec(), Ends::Nothing));
+            prop_assert!(none.is_empty());
+            same.left_over.extend(credit.left_over);
+            same.dropped.extend(credit.dropped);
+        }
+        let (_, same_steps) = work(&mut parts, cut(Vec::new(), Ends::MiniBlock));
+        prop_assert_eq!(applied(&below, &steps), applied(&below, &same_steps));
+        prop_assert_eq!(credit.left_over, same.left_over);
+        prop_assert_eq!(credit.dropped, same.dropped);
+        let (_, steps) = work(&mut whole, cut(Vec::new(), Ends::Block));
+        let (_, same_steps) = work(&mut parts, cut(Vec::new(), Ends::Block));
+        prop_assert_eq!(applied(&below, &steps).1, applied(&below, &same_steps).1);
+    }
+
     /// A worker that takes up an open block ends it as the one would have that opened it.
     #[test]
     fn a_restart_within_a_block_changes_nothing(list in transfers(), at in 0usize..60) {
         let (base, at) = (funded(), at.min(list.len()));
         let (early, late) = list.split_at(at);
         let mut first = worker(&base);
-        let (_, steps) = work(&mut first, cut(early.to_vec(), false));
+        let (_, steps) = work(&mut first, cut(early.to_vec(), Ends::MiniBlock));
         let (mini_blocks, _, _) = applied(&base, &steps);
         let open = OpenBlock::resumed(&mini_blocks, &config().rules).unwrap();
         let mut begun = start(&base, genesis());
@@ -195,8 +233,8 @@ proptest! {
             begun.overlay.push(1, Arc::clone(&mini_block.diff));
         }
         let mut second = Worker::new(&config(), begun, Box::new(|| None)).unwrap();
-        let (credit, steps) = work(&mut first, cut(late.to_vec(), true));
-        let (credit_again, steps_again) = work(&mut second, cut(late.to_vec(), true));
+        let (credit, steps) = work(&mut first, cut(late.to_vec(), Ends::Block));
+        let (credit_again, steps_again) = work(&mut second, cut(late.to_vec(), Ends::Block));
         let (minis, close, state) = applied(&base, &steps);
         let (minis_again, close_again, state_again) = applied(&base, &steps_again);
         prop_assert_eq!(minis, minis_again);
@@ -253,23 +291,23 @@ fn only_who_reads_the_parents_hash_waits_for_it() {
         B256::from(state.storage(&address, &U256::from(slot)).unwrap())
     };
     // Block 1: its parent is genesis, whose hash is known.
-    let (close, state) = run(cut(vec![call(who(0), 0, reader)], true), 0);
+    let (close, state) = run(cut(vec![call(who(0), 0, reader)], Ends::Block), 0);
     assert_eq!(close.unwrap().parent_hash, GENESIS_HASH);
     assert_eq!(slot(&state, reader, 0), GENESIS_HASH);
     assert_eq!(slot(&state, reader, 1), GENESIS_HASH);
     assert_eq!(slot(&state, HISTORY_STORAGE_ADDRESS, 0), GENESIS_HASH);
     // Block 2: a transfer does not wait for block 1's hash, the reader does, once.
-    run(cut(vec![transfer(who(1), 0, who(2), 1)], false), 0);
-    let (_, state) = run(cut(vec![call(who(0), 1, reader)], false), 1);
+    run(cut(vec![transfer(who(1), 0, who(2), 1)], Ends::MiniBlock), 0);
+    let (_, state) = run(cut(vec![call(who(0), 1, reader)], Ends::MiniBlock), 1);
     assert_eq!(slot(&state, reader, 0), B256::with_last_byte(1));
     assert_eq!(slot(&state, reader, 1), B256::with_last_byte(1));
     assert_eq!(slot(&state, HISTORY_STORAGE_ADDRESS, 1), B256::ZERO, "written at the close");
-    let (close, state) = run(cut(Vec::new(), true), 1);
+    let (close, state) = run(cut(Vec::new(), Ends::Block), 1);
     assert_eq!(close.unwrap().parent_hash, B256::with_last_byte(1));
     assert_eq!(slot(&state, HISTORY_STORAGE_ADDRESS, 1), B256::with_last_byte(1));
     // Block 3: nobody reads it, its close waits.
-    run(cut(vec![transfer(who(1), 1, who(2), 1)], false), 1);
-    let (close, _) = run(cut(Vec::new(), true), 2);
+    run(cut(vec![transfer(who(1), 1, who(2), 1)], Ends::MiniBlock), 1);
+    let (close, _) = run(cut(Vec::new(), Ends::Block), 2);
     assert_eq!(close.unwrap().parent_hash, B256::with_last_byte(2));
 }
 
@@ -283,7 +321,7 @@ fn what_cannot_stand_here_is_left_over_or_dropped_with_the_usual_words() {
         to: TxKind::Call(who(1)),
         ..TxEip1559::default()
     };
-    let (base_fee, _) = work(&mut worker, cut(Vec::new(), false));
+    let (base_fee, _) = work(&mut worker, cut(Vec::new(), Ends::MiniBlock));
     let base_fee = base_fee.base_fee;
     let cheap = TxEip1559 { max_fee_per_gas: u128::from(base_fee) - 1, ..cheap };
     let list = vec![
@@ -294,7 +332,7 @@ fn what_cannot_stand_here_is_left_over_or_dropped_with_the_usual_words() {
         transfer(who(9), 0, who(1), 8),
         transfer(who(2), 0, who(1), FUNDS),
     ];
-    let (credit, _) = work(&mut worker, cut(list.clone(), false));
+    let (credit, _) = work(&mut worker, cut(list.clone(), Ends::MiniBlock));
     assert_eq!(credit.left_over, [Arc::clone(&list[2]), Arc::clone(&list[3])]);
     let words: Vec<_> = credit.dropped.iter().map(|(_, why)| why.as_str()).collect();
     assert_eq!(words[0], "nonce too low: next nonce 1, tx nonce 0");
@@ -316,7 +354,7 @@ fn a_late_cut_makes_progress_and_gives_the_rest_back() {
     let mut worker = worker(&base);
     let list: Vec<_> = (0..20).map(|nonce| transfer(who(0), nonce, who(1), 5)).collect();
     let mut steps = Vec::new();
-    let cut = cut(list.clone(), false);
+    let cut = cut(list.clone(), Ends::MiniBlock);
     let done = worker.work(cut, &mut || true, &mut |step| steps.push(step)).unwrap();
     assert_eq!(done.transactions, 5);
     assert_eq!(done.credit.left_over, list[5..]);
@@ -332,12 +370,12 @@ fn a_full_block_says_so_and_leaves_over_what_does_not_fit() {
     begun.open = Some(open);
     let mut worker = Worker::new(&config(), begun, Box::new(|| None)).unwrap();
     let list: Vec<_> = (0..3).map(|nonce| transfer(who(0), nonce, who(1), 5)).collect();
-    let (credit, steps) = work(&mut worker, cut(list.clone(), false));
+    let (credit, steps) = work(&mut worker, cut(list.clone(), Ends::MiniBlock));
     assert!(credit.block_full);
     assert_eq!(credit.left_over, list[2..]);
     let (mini_blocks, _, _) = applied(&base, &steps);
     assert_eq!(mini_blocks[0].receipts[1].cumulative_gas_used, environment.gas_limit - 8_000);
-    let (credit, _) = work(&mut worker, cut(credit.left_over, true));
+    let (credit, _) = work(&mut worker, cut(credit.left_over, Ends::Block));
     assert!(!credit.block_full);
     assert!(credit.base_fee > environment.base_fee);
 }
@@ -361,8 +399,9 @@ fn what_a_transfer_costs() {
     for nonce in 0..ROUNDS {
         let to = |n: u64| address(SENDERS + (n * 7 + nonce) % SENDERS);
         let list = (0..SENDERS).map(|n| transfer(address(n), nonce, to(n), 5)).collect();
+        let ends = if nonce == ROUNDS - 1 { Ends::Block } else { Ends::MiniBlock };
         let began = clock();
-        let (credit, steps) = work(&mut worker, cut(list, nonce == ROUNDS - 1));
+        let (credit, steps) = work(&mut worker, cut(list, ends));
         took_us += clock() - began;
         assert!(credit.left_over.is_empty() && credit.dropped.is_empty());
         drop(steps);

@@ -1,7 +1,7 @@
 //! The engine that every other one must equal: one transaction after another.
 
 use crate::execution::{
-    block::OpenBlock,
+    block::{Begun, OpenBlock},
     evm::{EngineError, Evm, Executed, TransactError},
     refusal::{self, Verdict},
     system,
@@ -18,7 +18,7 @@ use std::sync::Arc;
 /// Gas between two looks at the clock: a few transfers, or one small contract call.
 const GAS_BETWEEN_LOOKS: u64 = 100_000;
 
-/// What a cut's execution came to.
+/// What the execution of transactions came to.
 #[derive(Debug, Default)]
 pub struct Outcome {
     /// Executed, in order.
@@ -27,8 +27,8 @@ pub struct Outcome {
     pub receipts: Vec<Receipt>,
     /// Gas of them all.
     pub gas_used: u64,
-    /// What they changed, and what the block's opening changed before the first of them. Empty
-    /// where nothing was executed: then the opening's changes wait.
+    /// Once their mini-block ended, what it changed, and what the block's opening changed before
+    /// the first of them. Empty where nothing was executed: then the opening's changes wait.
     pub diff: Diff,
     /// To be offered again, in order.
     pub left_over: Vec<SharedTransaction>,
@@ -38,18 +38,66 @@ pub struct Outcome {
 
 /// Executes cuts of an open block, under the law of sequential equivalence (see `execution`).
 pub trait Engine {
-    /// Executes `transactions` in order within the limits of `block`, which is brought up to
-    /// date. `is_late` says that the deadline has passed; what is not yet started then is left
-    /// over. Something is always executed before it is asked, so that a late cut makes progress.
+    /// What it executes in.
+    fn evm(&mut self) -> &mut Evm;
+
+    /// Executes `transactions` in order as more of a mini-block, within the limits of `block`,
+    /// which is brought up to date. `is_late` says that the deadline has passed; what is not yet
+    /// started then is left over. Something is always executed before it is asked, so that a late
+    /// cut makes progress.
     ///
     /// # Errors
     /// Where the state cannot be read: the engine must not be used again.
-    fn execute(
+    fn extend(
         &mut self,
         block: &mut OpenBlock,
         transactions: Vec<SharedTransaction>,
         is_late: &mut dyn FnMut() -> bool,
     ) -> Result<Outcome, EngineError>;
+
+    /// Ends the mini-block that `outcome` is all of, if there is anything in it.
+    fn end(&mut self, block: &mut OpenBlock, outcome: &mut Outcome) {
+        if !outcome.transactions.is_empty() {
+            outcome.diff = self.evm().store().take_diff();
+            block.mini_blocks += 1;
+            block.begun = Begun::default();
+        }
+    }
+
+    /// Executes a mini-block as a whole.
+    ///
+    /// # Errors
+    /// As `extend`.
+    fn execute(
+        &mut self,
+        block: &mut OpenBlock,
+        transactions: Vec<SharedTransaction>,
+        is_late: &mut dyn FnMut() -> bool,
+    ) -> Result<Outcome, EngineError> {
+        let mut outcome = self.extend(block, transactions, is_late)?;
+        self.end(block, &mut outcome);
+        Ok(outcome)
+    }
+}
+
+impl Outcome {
+    /// Adds what more of a mini-block that has not ended came to.
+    pub fn append(&mut self, more: Self) {
+        join(&mut self.transactions, more.transactions);
+        join(&mut self.receipts, more.receipts);
+        self.gas_used += more.gas_used;
+        join(&mut self.left_over, more.left_over);
+        join(&mut self.dropped, more.dropped);
+    }
+}
+
+/// Adds to the end of a list; to an empty one without copying.
+fn join<T>(list: &mut Vec<T>, more: Vec<T>) {
+    if list.is_empty() {
+        *list = more;
+    } else {
+        list.extend(more);
+    }
 }
 
 /// One EVM.
@@ -59,7 +107,11 @@ pub struct Serial {
 }
 
 impl Engine for Serial {
-    fn execute(
+    fn evm(&mut self) -> &mut Evm {
+        &mut self.evm
+    }
+
+    fn extend(
         &mut self,
         block: &mut OpenBlock,
         transactions: Vec<SharedTransaction>,
@@ -117,19 +169,12 @@ pub(super) fn execute(
         run.all(evm, block, &transactions, (is_late, steps))?;
     }
     steps.close(evm);
-    let mut outcome = run.settle(transactions);
-    if !outcome.transactions.is_empty() {
-        outcome.diff = evm.store().take_diff();
-        block.mini_blocks += 1;
-    }
-    Ok(outcome)
+    Ok(run.settle(transactions))
 }
 
 #[derive(Default)]
 struct Run {
     outcome: Outcome,
-    /// Of the mini-block's transactions.
-    bytes: usize,
     /// Transactions before this one were taken, left over or dropped.
     end: usize,
     left_over: Vec<usize>,
@@ -153,7 +198,7 @@ impl Run {
                     break;
                 }
             }
-            if self.outcome.receipts.len() == TXS_PER_MINI_BLOCK_MAX {
+            if block.begun.transactions == TXS_PER_MINI_BLOCK_MAX {
                 break;
             }
             self.one(evm, block, (at, transaction), steps)?;
@@ -202,16 +247,13 @@ impl Run {
         }
         let fits = transaction.gas_limit() <= block.gas_left()
             && bytes <= block.bytes_left()
-            && self.bytes + bytes <= MINI_BLOCK_TRANSACTION_BYTES_MAX;
+            && block.begun.bytes + bytes <= MINI_BLOCK_TRANSACTION_BYTES_MAX;
         if !fits {
             self.left_over.push(at);
             return Ok(());
         }
         match steps.transact(evm, at, &block.environment, transaction) {
-            Ok(executed) => {
-                self.bytes += bytes;
-                self.take(evm, block, transaction, executed)
-            }
+            Ok(executed) => self.take(evm, block, (transaction, bytes), executed),
             Err(TransactError::Invalid(error)) => {
                 match refusal::judge(&error, evm.last_tx(), block.environment.base_fee) {
                     Verdict::LeftOver => self.left_over.push(at),
@@ -227,7 +269,7 @@ impl Run {
         &mut self,
         evm: &Evm,
         block: &mut OpenBlock,
-        transaction: &SharedTransaction,
+        (transaction, bytes): (&SharedTransaction, usize),
         executed: Executed,
     ) -> Result<(), EngineError> {
         // Logs that a lane has written are in its core's caches: they are not looked at here.
@@ -236,7 +278,9 @@ impl Run {
         }
         block.transactions += 1;
         block.logs += u64::try_from(executed.logs.len()).unwrap_or(u64::MAX);
-        block.bytes += transaction.block_bytes();
+        block.bytes += bytes;
+        block.begun.transactions += 1;
+        block.begun.bytes += bytes;
         block.gas_used += executed.gas_used;
         self.outcome.gas_used += executed.gas_used;
         self.outcome.receipts.push(Receipt {

@@ -213,7 +213,10 @@ mod tests {
         testing::{MemoryView, transfer},
     };
     use crate::runtime::ring::ring;
-    use crate::types::{flow::Event, overlay::Overlay};
+    use crate::types::{
+        flow::{Ends, Event},
+        overlay::Overlay,
+    };
     use alloy_primitives::{Address, Bytes, U256};
 
     fn start(base: MemoryView) -> ExecutionStart {
@@ -289,7 +292,7 @@ mod tests {
                     deadline_us: at,
                     block_timestamp: at,
                     transactions,
-                    closes_block: true,
+                    ends: Ends::Block,
                 })
                 .unwrap();
                 let credit = credits.pop_wait().unwrap();

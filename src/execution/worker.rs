@@ -13,7 +13,7 @@ use crate::execution::{
 use crate::types::{
     block::BlockClose,
     diff::Diff,
-    flow::{Credit, Cut, Event, Step},
+    flow::{Credit, Cut, Ends, Event, Step},
     ids::{BlockNumber, MiniBlockNumber, TimestampS, TimestampUs},
     mini_block::{BlockEnvironment, MiniBlock},
     overlay::Overlay,
@@ -74,6 +74,8 @@ pub struct Worker {
     fees: FeeRules,
     parent: ParentBlock,
     open: Option<OpenBlock>,
+    /// What the cuts of the mini-block that is not ended came to.
+    begun: Outcome,
     last_mini_block: MiniBlockNumber,
 }
 
@@ -109,7 +111,8 @@ impl Worker {
             system::resume(&mut evm, open)?;
         }
         let (engine, lanes) = Parallel::new(evm, lanes);
-        Ok((Self { engine, fees: config.fees, parent, open, last_mini_block }, lanes))
+        let begun = Outcome::default();
+        Ok((Self { engine, fees: config.fees, parent, open, begun, last_mini_block }, lanes))
     }
 
     /// The state under it, for hashes and snapshots that arrive between cuts.
@@ -137,44 +140,60 @@ impl Worker {
             Some(block) => block,
             None => self.open_block(cut.block_timestamp)?,
         };
-        let outcome = self.engine.execute(&mut block, cut.transactions, is_late)?;
+        let mut outcome = self.engine.extend(&mut block, cut.transactions, is_late)?;
         let mut done = Done {
-            credit: Credit { block_full: block.is_full(), ..Credit::default() },
+            credit: Credit {
+                left_over: std::mem::take(&mut outcome.left_over),
+                dropped: std::mem::take(&mut outcome.dropped),
+                ..Credit::default()
+            },
             transactions: outcome.transactions.len(),
             counts: std::mem::take(&mut self.engine.counts),
             gas_used: outcome.gas_used,
-            closed: cut.closes_block,
+            closed: cut.ends == Ends::Block,
         };
-        let Outcome { transactions, receipts, gas_used, diff, left_over, dropped } = outcome;
-        (done.credit.left_over, done.credit.dropped) = (left_over, dropped);
-        if !transactions.is_empty() {
-            let count = u64::try_from(transactions.len()).unwrap_or(u64::MAX);
-            let diff = Arc::new(diff);
-            let overlay = self.push(block.environment.number, &diff);
-            self.last_mini_block += 1;
-            let mini_block = MiniBlock {
-                index: block.mini_blocks - 1,
-                first_transaction: block.transactions - count,
-                first_log: block.logs - log_count(&receipts),
-                transactions,
-                receipts,
-                diff,
-                gas_used,
-                ..blank(cut.timestamp_us, block.environment)
-            };
-            emit(Step { event: Event::MiniBlock(Arc::new(mini_block)), overlay });
+        self.begun.append(outcome);
+        if cut.ends != Ends::Nothing
+            && let Some(step) = self.end_mini_block(&mut block, cut.timestamp_us)
+        {
+            emit(step);
             // Now that the mini-block is on its way: merging takes milliseconds at times.
             self.store().overlay_mut().compact();
         }
-        if cut.closes_block {
+        if done.closed {
             emit(self.close_block(&block)?);
             done.credit.base_fee = next_base_fee(&self.parent, self.fees.base_fee_floor);
-            done.credit.block_full = false;
         } else {
             done.credit.base_fee = block.environment.base_fee;
+            done.credit.block_full = block.is_full();
             self.open = Some(block);
         }
         Ok(done)
+    }
+
+    /// The mini-block of all that was executed since the last one; `None` where nothing was.
+    fn end_mini_block(&mut self, block: &mut OpenBlock, timestamp_us: TimestampUs) -> Option<Step> {
+        let mut outcome = std::mem::take(&mut self.begun);
+        self.engine.end(block, &mut outcome);
+        let Outcome { transactions, receipts, gas_used, diff, .. } = outcome;
+        if transactions.is_empty() {
+            return None;
+        }
+        let count = u64::try_from(transactions.len()).unwrap_or(u64::MAX);
+        let diff = Arc::new(diff);
+        let overlay = self.push(block.environment.number, &diff);
+        self.last_mini_block += 1;
+        let mini_block = MiniBlock {
+            index: block.mini_blocks - 1,
+            first_transaction: block.transactions - count,
+            first_log: block.logs - log_count(&receipts),
+            transactions,
+            receipts,
+            diff,
+            gas_used,
+            ..blank(timestamp_us, block.environment)
+        };
+        Some(Step { event: Event::MiniBlock(Arc::new(mini_block)), overlay })
     }
 
     fn open_block(&mut self, wanted: TimestampS) -> Result<OpenBlock, EngineError> {

@@ -12,7 +12,7 @@ use crate::types::{
 use alloy_consensus::{TxEip1559, TxEip2930, TxEip7702, TxLegacy, TypedTransaction};
 use alloy_eips::{eip2718::Encodable2718 as _, eip7702::Authorization};
 use alloy_primitives::{Address, B256, Bytes, Signature, TxKind, U256};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// One whole coin, enough for any test.
 pub(super) const RICH: u64 = 1_000_000_000_000_000_000;
@@ -74,10 +74,13 @@ pub(super) fn every_type() -> Vec<TypedTransaction> {
 pub(super) struct Fixed {
     pub(super) accounts: Map<Address, Account>,
     pub(super) codes: Map<B256, Bytes>,
+    /// Accounts that were read, in order.
+    pub(super) looked_at: Arc<Mutex<Vec<Address>>>,
 }
 
 impl StateView for Fixed {
     fn account(&self, address: &Address) -> Result<Option<Account>, ViewError> {
+        self.looked_at.lock().unwrap().push(*address);
         Ok(self.accounts.get(address).copied())
     }
     fn storage(&self, _: &Address, _: &U256) -> Result<U256, ViewError> {

@@ -7,7 +7,7 @@
 //!
 //! 1. decode and check what needs no state  2. recover senders and authorities in a batch
 //! 3. check against the newest durable state  4. enter into the pool, release what is next in
-//!    nonce order  5. reply
+//!    nonce order  5. reply  6. read the recipients, which execution will need
 
 pub mod decode;
 pub mod signatures;
@@ -16,6 +16,7 @@ pub mod admit;
 pub mod pool;
 pub mod stage;
 
+mod recipients;
 mod sender;
 
 #[cfg(test)]

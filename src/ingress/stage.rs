@@ -8,6 +8,7 @@ use crate::ingress::{
     admit::{AdmitError, Rules, check_alone, check_sender},
     decode::{DecodeError, Decoded, decode_hashed, hashed},
     pool::{Entered, Pool, PoolError},
+    recipients::Recipients,
     signatures::Signatures,
 };
 use crate::runtime::{
@@ -21,6 +22,7 @@ use crate::types::{
     transaction::{RecoveredTransaction, SharedTransaction},
     view::{PoolReader as _, StateView, ViewError},
 };
+use alloy_consensus::Transaction as _;
 use alloy_primitives::{Address, B256, Bytes};
 use prometheus_client::metrics::counter::Counter;
 use std::{sync::Arc, time::Duration};
@@ -103,12 +105,13 @@ pub fn prepare(metrics: &Metrics) -> Counter {
 pub fn run(ingress: Ingress) {
     let mut batch = Vec::with_capacity(BATCH_MAX);
     let mut signatures = Signatures::new(ingress.engine, ingress.unsure.clone());
+    let mut recipients = Recipients::new();
     let mut next_sweep_us = 0;
     loop {
         match ingress.submissions.pop_timeout(SWEEP_INTERVAL) {
             Pop::Item(first) => {
                 ingress.gather(first, &mut batch);
-                ingress.process(&mut batch, &mut signatures);
+                ingress.process(&mut batch, &mut signatures, &mut recipients);
             }
             Pop::Empty => {}
             Pop::Closed => return,
@@ -133,7 +136,12 @@ impl Ingress {
         }
     }
 
-    fn process(&self, batch: &mut Vec<Submission>, signatures: &mut Signatures) {
+    fn process(
+        &self,
+        batch: &mut Vec<Submission>,
+        signatures: &mut Signatures,
+        recipients: &mut Recipients,
+    ) {
         let start_us = self.clock.now_us();
         let count = batch.len();
         let raws: Vec<&[u8]> = batch.iter().map(|submission| hashed(&submission.raw)).collect();
@@ -154,7 +162,7 @@ impl Ingress {
                     Err(error) => reply(Err(IngressError::from(error).into())),
                 }
             }
-            self.admit_all(recovered);
+            self.admit_all(recovered, recipients);
         }
         let took_us = self.clock.now_us().saturating_sub(start_us);
         let each_us = took_us / u64::try_from(count).unwrap_or(1).max(1);
@@ -172,7 +180,11 @@ impl Ingress {
         Ok(decoded)
     }
 
-    fn admit_all(&self, recovered: Vec<(RecoveredTransaction, Reply)>) {
+    fn admit_all(
+        &self,
+        recovered: Vec<(RecoveredTransaction, Reply)>,
+        recipients: &mut Recipients,
+    ) {
         let state = match (self.newest)() {
             Ok(state) => state,
             Err(error) => {
@@ -193,6 +205,7 @@ impl Ingress {
                     if entered == Entered::Held {
                         held.push(tx.sender);
                     }
+                    tx.envelope.to().into_iter().for_each(|to| recipients.note(to));
                     (self.announce)(ChainEvent::Admitted(tx));
                 }
                 Err(error) => reply(Err(error.into())),
@@ -201,6 +214,7 @@ impl Ingress {
         // The nonce before a held one may have become durable between our state and its entry.
         // A state taken after the entry shows that, and what comes later the pool is told of.
         self.recheck(&held);
+        recipients.read(state.as_ref());
     }
 
     fn admit(
@@ -251,13 +265,22 @@ mod tests {
 
     type Verdicts = Arc<Mutex<Vec<Result<B256, Refusal>>>>;
 
-    /// Runs `seats` seats over what is submitted; returns verdicts and what ordering got.
-    fn serve(seats: usize, submitted: Vec<Bytes>) -> (Verdicts, Vec<SharedTransaction>) {
+    /// Verdicts, what ordering got, and whose accounts were read.
+    struct Served {
+        verdicts: Verdicts,
+        got: Vec<SharedTransaction>,
+        looked_at: Vec<Address>,
+    }
+
+    /// Runs `seats` seats over what is submitted.
+    fn serve(seats: usize, submitted: Vec<Bytes>) -> Served {
         let (submissions, consumer) = ring(submitted.len().max(1));
         let (to_ordering, ordering) = ring(4_096);
         let pool = Arc::new(Pool::new(PoolLimits::default(), Box::new(Err)));
-        let newest: NewestState = Arc::new(|| {
-            let mut state = Fixed::default();
+        let looked_at = Arc::<Mutex<Vec<Address>>>::default();
+        let seen = looked_at.clone();
+        let newest: NewestState = Arc::new(move || {
+            let mut state = Fixed { looked_at: seen.clone(), ..Fixed::default() };
             for byte in 1..5 {
                 state.accounts.insert(signer(byte).address(), account(0, RICH));
             }
@@ -297,14 +320,15 @@ mod tests {
         drop(to_ordering);
         let got: Vec<_> = std::iter::from_fn(|| ordering.pop_wait()).collect();
         assert_eq!(announced.load(Ordering::Relaxed), pool.pending_count());
-        (verdicts, got)
+        let looked_at = std::mem::take(&mut *looked_at.lock().unwrap());
+        Served { verdicts, got, looked_at }
     }
 
     #[test]
     fn nonces_spread_over_seats_come_out_in_order_and_complete() {
         let key = signer(1);
         let submitted = (0..600).map(|nonce| raw(&key, plain(nonce, 10, 1))).collect();
-        let (verdicts, got) = serve(3, submitted);
+        let Served { verdicts, got, .. } = serve(3, submitted);
         assert!(verdicts.lock().unwrap().iter().all(Result::is_ok));
         let nonces: Vec<u64> = got.iter().map(|tx| tx.nonce()).collect();
         assert_eq!(nonces, (0..600).collect::<Vec<_>>());
@@ -316,7 +340,7 @@ mod tests {
         let poor = raw(&signer(9), plain(0, 10, 1));
         let garbage = Bytes::from_static(&[0xc1, 0x80]);
         let blob = Bytes::from_static(&[3, 0xc0]);
-        let (verdicts, got) = serve(1, vec![garbage, good.clone(), poor, good, blob]);
+        let Served { verdicts, got, .. } = serve(1, vec![garbage, good.clone(), poor, good, blob]);
         assert_eq!(got.len(), 1);
         let verdicts = verdicts.lock().unwrap();
         let has = |code: i32, text: &str| {
@@ -329,5 +353,15 @@ mod tests {
         has(-32_000, "insufficient funds for gas * price + value: balance 0, tx cost 210001");
         has(-32_000, "already known");
         has(-32_000, "blob transactions are not supported on this chain");
+    }
+
+    #[test]
+    fn recipients_are_read_ahead_of_execution() {
+        let key = signer(1);
+        let Served { got, looked_at, .. } = serve(1, vec![raw(&key, plain(0, 10, 1))]);
+        let recipient = got[0].envelope.to().unwrap();
+        assert_eq!(looked_at, [key.address(), recipient]);
+        let Served { looked_at, .. } = serve(1, vec![raw(&signer(9), plain(0, 10, 1))]);
+        assert!(!looked_at.contains(&recipient), "nobody executes what was refused");
     }
 }

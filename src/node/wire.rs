@@ -508,6 +508,7 @@ fn run_ordering(
             deadline_percent: DEADLINE_PERCENT,
         },
         limits: CutLimits::new(sequencing.mini_block_gas_limit),
+        early_gas: sequencing.early_start_gas,
         standing: Standing {
             parent_timestamp: parent.timestamp,
             open_timestamp: open.map(|open| open.environment.timestamp),

@@ -19,10 +19,11 @@ use std::{
 
 /// Heads that may be passed over in one cut because they do not fit; then the cut is done.
 const PASSED_OVER_MAX: usize = 64;
-/// Void heap items that are kept before the heap is built anew, beside one a sender.
+/// Void heap items that are kept before the heap is built anew, beside one a sender: to build it
+/// costs as much as there are senders.
 const VOID_HEADS_MAX: usize = 1_024;
 
-/// What one cut may hold.
+/// What one cut may hold: a mini-block, or what is left of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CutLimits {
     count: usize,
@@ -33,7 +34,7 @@ pub struct CutLimits {
 impl CutLimits {
     /// At most `gas` by the sum of gas limits, and the mini-block's bounds in count and bytes.
     ///
-    /// Every admitted transaction fits an empty cut: `gas` is raised to EIP-7825's cap.
+    /// Every admitted transaction fits an empty mini-block: `gas` is raised to EIP-7825's cap.
     pub fn new(gas: u64) -> Self {
         Self {
             count: TXS_PER_MINI_BLOCK_MAX,
@@ -46,6 +47,24 @@ impl CutLimits {
     #[must_use]
     pub fn with_count(self, count: usize) -> Self {
         Self { count: count.clamp(1, TXS_PER_MINI_BLOCK_MAX), ..self }
+    }
+
+    /// What is left beside these transactions.
+    pub fn take(&mut self, transactions: &[SharedTransaction]) {
+        for tx in transactions {
+            self.count = self.count.saturating_sub(1);
+            self.bytes = self.bytes.saturating_sub(tx.block_bytes());
+            self.gas = self.gas.saturating_sub(tx.gas_limit());
+        }
+    }
+
+    /// What is left once these that were taken have come back.
+    pub fn give_back(&mut self, transactions: &[SharedTransaction]) {
+        for tx in transactions {
+            self.count += 1;
+            self.bytes += tx.block_bytes();
+            self.gas = self.gas.saturating_add(tx.gas_limit());
+        }
     }
 }
 
@@ -144,8 +163,7 @@ impl Waiting {
             let Some(front) = self.valid(&head) else { continue };
             let after_bytes = bytes + front.tx.block_bytes();
             let after_gas = gas.saturating_add(front.tx.gas_limit());
-            let fits = after_bytes <= limits.bytes && after_gas <= limits.gas;
-            if !fits && !chosen.is_empty() {
+            if after_bytes > limits.bytes || after_gas > limits.gas {
                 passed_over.push(head);
                 continue;
             }
@@ -216,7 +234,7 @@ impl Waiting {
         let Some(tip) = front.effective_tip(self.base_fee) else { return };
         let (rank, serial) = (Reverse(front.rank), Reverse(front.serial));
         self.heads.push(Head { rank, tip, serial, sender: *sender });
-        if self.heads.len() > self.senders.len() + VOID_HEADS_MAX {
+        if self.heads.len() > 2 * self.senders.len() + VOID_HEADS_MAX {
             self.rebuild();
         }
     }

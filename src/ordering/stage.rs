@@ -1,10 +1,12 @@
 //! The pinned loop of ordering: gathers, cuts when it is due, takes credits back.
 //!
 //! It sleeps until something is due or a credit comes, never per transaction: those wait on their
-//! ring and are taken together when the loop wakes.
+//! ring and are taken together when the loop wakes. Where it finds calls enough, it does not wait
+//! for the interval's end: they get their places in its mini-block, and execution begins.
 
 use crate::ordering::{
     cut::{Intervals, Schedule, Standing},
+    early::Early,
     policy::{CutLimits, Waiting},
 };
 use crate::runtime::{
@@ -13,18 +15,20 @@ use crate::runtime::{
     ring::{Consumer, Pop, Producer},
 };
 use crate::types::{
-    flow::{ChainEvent, Credit, Cut},
+    flow::{ChainEvent, Credit, Cut, Ends},
     ids::TimestampUs,
     transaction::SharedTransaction,
     view::Settlement,
 };
-use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
 use std::{sync::Arc, time::Duration};
 
 /// A transaction that could not go for this time (its fee cap is too low) is dropped.
 pub const WAITING_LIFETIME_US: u64 = 3 * 3_600 * 1_000_000;
 /// How often the oldest are looked for.
 const EXPIRY_INTERVAL_US: u64 = 10_000_000;
+/// How often in an interval it is looked whether execution may begin.
+const LOOKS: u64 = 4;
 /// Taken from the ring at one wake-up at most, so that a flood does not delay a cut.
 const GATHER_MAX: usize = 16_384;
 
@@ -55,6 +59,8 @@ pub struct OrderingMetrics {
     pub stage: StageMetrics,
     /// Seconds from the end of one interval to the end of the next, with a mini-block or without.
     pub interval: Histogram,
+    /// Cuts made before their interval ended.
+    pub early: Counter,
 }
 
 /// What ordering starts with.
@@ -62,8 +68,11 @@ pub struct OrderingMetrics {
 pub struct OrderingConfig {
     /// The grids of mini-blocks and blocks.
     pub intervals: Intervals,
-    /// What one cut may hold.
+    /// What one mini-block may hold.
     pub limits: CutLimits,
+    /// Gas for code, by the gas limits of what came, at which an interval's end is not waited for
+    /// and execution begins; 0: never.
+    pub early_gas: u64,
     /// Where the chain stands.
     pub standing: Standing,
     /// Base fee of the block that the first cut belongs to, wei per gas.
@@ -82,7 +91,11 @@ impl OrderingMetrics {
     /// The numbers, registered; `stage` are those that every stage has.
     pub fn new(metrics: &Metrics, stage: StageMetrics) -> Self {
         let help = "From the end of one interval to the end of the next.";
-        Self { stage, interval: metrics.seconds("mini_block_interval", help) }
+        let interval = metrics.seconds("mini_block_interval", help);
+        let early = Counter::default();
+        let help = "Cuts made before their interval ended, because there was work enough.";
+        metrics.register("ordering_early_cuts", help, &early);
+        Self { stage, interval, early }
     }
 }
 
@@ -90,6 +103,7 @@ struct Running {
     ordering: Ordering,
     waiting: Waiting,
     schedule: Schedule,
+    early: Early,
     /// When the last interval ended.
     ended_us: Option<TimestampUs>,
     /// When the cut in flight was made.
@@ -119,6 +133,7 @@ impl Running {
         Self {
             waiting: Waiting::new(config.base_fee),
             schedule: Schedule::new(config.intervals, config.standing, now_us),
+            early: Early::new(config.limits, config.early_gas),
             ended_us: None,
             in_flight_us: None,
             block_full: false,
@@ -134,8 +149,12 @@ impl Running {
             return Ok(false);
         }
         let now_us = self.ordering.clock.now_us();
-        if self.in_flight_us.is_none() && self.is_due(now_us) {
-            self.cut(now_us)?;
+        if self.in_flight_us.is_none() {
+            if self.is_due(now_us) {
+                self.cut(now_us)?;
+            } else if self.early.is_worthwhile() && !self.block_full {
+                self.begin(now_us)?;
+            }
         }
         self.expire(now_us);
         Ok(true)
@@ -146,7 +165,10 @@ impl Running {
         let now_us = self.ordering.clock.now_us();
         for _ in 0..GATHER_MAX {
             match self.ordering.admitted.pop() {
-                Pop::Item(tx) => self.waiting.add(tx, now_us),
+                Pop::Item(tx) => {
+                    self.early.came(&tx, now_us);
+                    self.waiting.add(tx, now_us);
+                }
                 Pop::Empty => break,
                 Pop::Closed => return false,
             }
@@ -159,16 +181,28 @@ impl Running {
         now_us >= self.schedule.due_us() || (self.block_full && self.schedule.closes_early(now_us))
     }
 
+    /// A cut ahead of the interval's end, which execution works on no longer than until then.
+    fn begin(&mut self, now_us: TimestampUs) -> Result<(), OrderingError> {
+        let transactions = self.select();
+        if transactions.is_empty() {
+            return Ok(());
+        }
+        self.early.begin(&transactions);
+        self.ordering.metrics.early.inc();
+        self.send((transactions, Ends::Nothing), now_us, self.schedule.due_us())
+    }
+
+    /// The next transactions of the mini-block.
+    fn select(&mut self) -> Vec<SharedTransaction> {
+        self.waiting.select(&self.early.room())
+    }
+
     /// Ends the interval: a cut, or a heartbeat where there is nothing to execute.
     fn cut(&mut self, now_us: TimestampUs) -> Result<(), OrderingError> {
         let early = self.block_full && self.schedule.closes_early(now_us);
         let closes_block = early || self.schedule.closes(now_us);
         // A full block takes no more; what waits opens the next one.
-        let transactions = if self.block_full {
-            Vec::new()
-        } else {
-            self.waiting.select(&self.ordering.config.limits)
-        };
+        let transactions = if self.block_full { Vec::new() } else { self.select() };
         if now_us >= self.schedule.due_us() {
             self.schedule.passed(now_us);
             if let Some(before_us) = self.ended_us.replace(now_us) {
@@ -176,34 +210,34 @@ impl Running {
                 self.ordering.metrics.interval.observe(seconds(took_us));
             }
         }
-        if transactions.is_empty() {
+        if transactions.is_empty() && !self.early.has_begun() {
             (self.ordering.announce)(ChainEvent::Heartbeat { timestamp_us: now_us });
             if !closes_block {
                 return Ok(());
             }
         }
-        self.send(transactions, closes_block, now_us)
+        let ends = if closes_block { Ends::Block } else { Ends::MiniBlock };
+        self.early.end();
+        self.send((transactions, ends), now_us, self.schedule.deadline_us(now_us))
     }
 
     fn send(
         &mut self,
-        transactions: Vec<SharedTransaction>,
-        closes_block: bool,
+        (transactions, ends): (Vec<SharedTransaction>, Ends),
         now_us: TimestampUs,
+        deadline_us: TimestampUs,
     ) -> Result<(), OrderingError> {
         let cut = Cut {
             timestamp_us: now_us,
-            deadline_us: self.schedule.deadline_us(now_us) - self.stepped_us,
+            deadline_us: deadline_us - self.stepped_us,
             block_timestamp: self.schedule.block_timestamp(),
             transactions,
-            closes_block,
+            ends,
         };
-        if closes_block {
+        self.in_flight_us = Some(now_us);
+        if ends == Ends::Block {
             self.schedule.closed(now_us);
             self.block_full = false;
-        }
-        self.in_flight_us = Some(now_us);
-        if closes_block {
             self.follow_wall_clock();
         }
         self.ordering.to_execution.push_wait(cut).map_err(|_| OrderingError::ExecutionGone)
@@ -228,11 +262,12 @@ impl Running {
     fn wait(&mut self) -> Result<(), OrderingError> {
         let now_us = self.ordering.clock.now_us();
         let interval_us = self.ordering.config.intervals.mini_block_us;
-        // With a cut in flight that is already late, only its credit helps: look in at the intake
-        // once an interval.
-        let until_us = match self.schedule.due_us().saturating_sub(now_us) {
-            0 if self.in_flight_us.is_some() => interval_us,
-            left_us => left_us,
+        let left_us = self.schedule.due_us().saturating_sub(now_us);
+        let until_us = match self.in_flight_us {
+            // Already late, and only the credit helps: look in at the intake once an interval.
+            Some(_) if left_us == 0 => interval_us,
+            None if self.early.looks(now_us) => left_us.min(interval_us / LOOKS),
+            _ => left_us,
         };
         match self.ordering.credits.pop_timeout(Duration::from_micros(until_us)) {
             Pop::Item(credit) => self.take(credit),
@@ -244,6 +279,7 @@ impl Running {
 
     fn take(&mut self, credit: Credit) {
         let now_us = self.ordering.clock.now_us();
+        self.early.give_back(&credit.left_over);
         self.waiting.set_base_fee(credit.base_fee);
         self.waiting.put_back(credit.left_over, now_us);
         self.block_full = credit.block_full;
@@ -269,12 +305,12 @@ impl Running {
     /// The last cut: what is there, without closing the block.
     fn finish(mut self) -> Result<(), OrderingError> {
         self.await_credit()?;
-        let transactions = self.waiting.select(&self.ordering.config.limits);
-        if transactions.is_empty() || self.block_full {
+        let transactions = if self.block_full { Vec::new() } else { self.select() };
+        if transactions.is_empty() && !self.early.has_begun() {
             return Ok(());
         }
         let now_us = self.ordering.clock.now_us();
-        self.send(transactions, false, now_us)?;
+        self.send((transactions, Ends::MiniBlock), now_us, self.schedule.deadline_us(now_us))?;
         self.await_credit()
     }
 
@@ -290,7 +326,7 @@ impl Running {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ordering::tests::transaction;
+    use crate::ordering::tests::{sized, transaction};
     use crate::runtime::ring::ring;
     use crate::types::{map::Map, receipt::Receipt};
     use alloy_primitives::{Address, B256};
@@ -317,6 +353,9 @@ mod tests {
         notes: Arc<Notes>,
     }
 
+    /// Transactions in a mini-block.
+    const COUNT_MAX: usize = 25;
+
     fn rig(clock: &Clock, block_us: u64) -> (Rig, Ordering) {
         let (admitted, admitted_out) = ring(4_096);
         let (to_execution, cuts) = ring(2);
@@ -335,7 +374,8 @@ mod tests {
             }),
             config: OrderingConfig {
                 intervals,
-                limits: CutLimits::new(20_000_000),
+                limits: CutLimits::new(20_000_000).with_count(COUNT_MAX),
+                early_gas: 100_000,
                 standing: Standing { parent_timestamp: 1, open_timestamp: None },
                 base_fee: 7,
             },
@@ -356,7 +396,8 @@ mod tests {
     }
 
     /// Seconds of a chain whose execution is at times late, takes a part of a cut, drops some and
-    /// fills its block: every transaction is taken once, nonces go in order, blocks close in time.
+    /// fills its block: every transaction is taken once, nonces go in order, blocks close in time,
+    /// and a mini-block that is begun early keeps to the same bounds.
     #[test]
     fn a_simulated_chain_takes_everything_once() {
         for seed in 1..6 {
@@ -371,8 +412,9 @@ mod tests {
         let mut running = Running::new(ordering);
         let mut dice = Dice(seed);
         let (mut sent, mut done) = (Map::<u8, u64>::default(), Map::<Address, u64>::default());
-        let (mut total, mut taken, mut closes) = (0, 0, 0);
-        let mut flight: Option<(Cut, u64)> = None;
+        let (mut total, mut taken, mut closes, mut early) = (0, 0, 0, 0);
+        let mut in_mini_block = 0;
+        let (mut flight, mut is_begun): (Option<(Cut, u64)>, bool) = (None, false);
         for tick in 0..5_000u64 {
             let now_us = start_us + tick * 1_000;
             clock.set_us(now_us);
@@ -380,7 +422,9 @@ mod tests {
                 let sender = u8::try_from(dice.roll(20)).unwrap();
                 let nonce = sent.entry(sender).or_default();
                 let tip = u128::from(dice.roll(30));
-                rig.admitted.push(transaction(sender, *nonce, 100 + tip, tip)).unwrap();
+                let gas = if dice.roll(4) == 0 { 71_000 } else { 21_000 };
+                let tx = sized(sender, *nonce, (100 + tip, tip), (gas, 100));
+                rig.admitted.push(tx).unwrap();
                 *nonce += 1;
                 total += 1;
             }
@@ -391,6 +435,11 @@ mod tests {
                     let mut left_over = cut.transactions;
                     let part = dice.roll(30) + u64::from(tick > 4_000) * 10_000;
                     let kept = left_over.len().min(usize::try_from(part).unwrap());
+                    in_mini_block += kept;
+                    assert!(in_mini_block <= COUNT_MAX, "seed {seed}: {in_mini_block}");
+                    if cut.ends != Ends::Nothing {
+                        in_mini_block = 0;
+                    }
                     for tx in left_over.drain(..kept) {
                         let next = done.entry(tx.sender).or_default();
                         assert_eq!(tx.nonce(), *next, "seed {seed}");
@@ -408,15 +457,24 @@ mod tests {
             assert!(running.turn().unwrap());
             while let Pop::Item(cut) = rig.cuts.pop() {
                 assert!(flight.is_none(), "two cuts in flight");
-                assert!(cut.closes_block || !cut.transactions.is_empty());
-                assert_eq!((cut.timestamp_us, cut.deadline_us), (now_us, now_us + 8_000));
+                let deadline_us = match cut.ends {
+                    Ends::Nothing => running.schedule.due_us(),
+                    _ => now_us + 8_000,
+                };
+                assert_eq!((cut.timestamp_us, cut.deadline_us), (now_us, deadline_us));
+                assert!(deadline_us > now_us);
+                let may_be_empty = cut.ends == Ends::Block || is_begun;
+                assert!(may_be_empty || !cut.transactions.is_empty());
                 assert!(cut.block_timestamp <= now_us / 1_000_000);
-                closes += u64::from(cut.closes_block);
+                is_begun = cut.ends == Ends::Nothing;
+                closes += u64::from(cut.ends == Ends::Block);
+                early += u64::from(is_begun);
                 flight = Some((cut, now_us + 1_000 + dice.roll(20) * 1_000));
             }
         }
         assert_eq!((taken, running.waiting.len()), (total, 0), "seed {seed}");
         assert!(total > 3_000 && closes >= 19, "seed {seed}: {total} sent, {closes} blocks");
+        assert!(early > 20 && !is_begun, "seed {seed}: {early} cuts before an interval's end");
         assert!(*rig.notes.heartbeats.lock().unwrap() > 20);
     }
 
@@ -482,7 +540,7 @@ mod tests {
             let ordering = scope.spawn(|| run(ordering));
             let execution = scope.spawn(|| {
                 while let Some(cut) = cuts.pop_wait() {
-                    closes += u64::from(cut.closes_block);
+                    closes += u64::from(cut.ends == Ends::Block);
                     let mut transactions = cut.transactions;
                     let dropped = transactions
                         .pop_if(|tx| tx.nonce() == 99)

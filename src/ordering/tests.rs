@@ -15,7 +15,7 @@ pub(super) fn transaction(sender: u8, nonce: u64, cap: u128, tip: u128) -> Share
     sized(sender, nonce, (cap, tip), (21_000, 100))
 }
 
-fn sized(
+pub(super) fn sized(
     sender: u8,
     nonce: u64,
     (cap, tip): (u128, u128),

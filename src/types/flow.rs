@@ -32,10 +32,10 @@ pub struct Refusal {
     pub message: String,
 }
 
-/// ordering → execution: one interval's transactions in order.
+/// ordering → execution: an interval's transactions in order, or some of them ahead of its end.
 #[derive(Debug, Clone)]
 pub struct Cut {
-    /// When the interval ended.
+    /// When it was made; of the last of an interval, when that ended.
     pub timestamp_us: TimestampUs,
     /// Execution stops at the first transaction boundary after this; the rest goes back.
     pub deadline_us: TimestampUs,
@@ -43,8 +43,19 @@ pub struct Cut {
     pub block_timestamp: TimestampS,
     /// In order of execution.
     pub transactions: Vec<SharedTransaction>,
-    /// The block ends with this cut.
-    pub closes_block: bool,
+    /// What ends with this cut.
+    pub ends: Ends,
+}
+
+/// What ends with a cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ends {
+    /// Nothing yet: the next cut goes on with the mini-block.
+    Nothing,
+    /// The mini-block.
+    MiniBlock,
+    /// The mini-block, and the block with it.
+    Block,
 }
 
 /// execution → ordering: the credit for one cut, and what it did not take.

@@ -111,7 +111,11 @@ impl Parallel {
 }
 
 impl Engine for Parallel {
-    fn execute(
+    fn evm(&mut self) -> &mut Evm {
+        &mut self.evm
+    }
+
+    fn extend(
         &mut self,
         block: &mut OpenBlock,
         transactions: Vec<SharedTransaction>,

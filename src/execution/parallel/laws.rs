@@ -237,9 +237,13 @@ fn compare(
     let (mut block, mut same) = (OpenBlock::new(environment()), OpenBlock::new(environment()));
     thread::scope(|scope| {
         crew.into_iter().for_each(|lane| drop(scope.spawn(move || lane.run())));
-        let result = cuts.iter().try_for_each(|part| {
-            let expected = serial.execute(&mut block, part.to_vec(), &mut || false).unwrap();
-            let found = parallel.execute(&mut same, part.to_vec(), &mut || false).unwrap();
+        let result = cuts.iter().enumerate().try_for_each(|(at, cut)| {
+            let expected = serial.execute(&mut block, cut.to_vec(), &mut || false).unwrap();
+            // Every second one in two parts.
+            let (early, late) = cut.split_at(cut.len() / 2 * (at % 2));
+            let mut found = parallel.extend(&mut same, early.to_vec(), &mut || false).unwrap();
+            found.append(parallel.extend(&mut same, late.to_vec(), &mut || false).unwrap());
+            parallel.end(&mut same, &mut found);
             prop_assert_eq!(shown(&expected), shown(&found));
             prop_assert_eq!(&block, &same);
             for (evm, diff) in [(&mut serial.evm, expected.diff), (&mut parallel.evm, found.diff)] {
