@@ -4,15 +4,17 @@
 use crate::types::view::StateView;
 use alloy_primitives::Address;
 
-/// Recipients that are remembered as read: 512 KiB of them.
-const LATELY: usize = 1 << 16;
+/// Recipients that are remembered as read, in 1 MiB: about as many as execution has in its cache.
+const LATELY: usize = 1 << 18;
+/// Spreads addresses that differ in few bits (Fibonacci hashing: Knuth, vol. 3, 6.4).
+const MIXER: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Those of one seat's transactions.
 pub(super) struct Recipients {
     due: Vec<Address>,
-    /// The last bytes of those read lately, each at the place that they name: who is paid often
-    /// is not read every time. Only time depends on it.
-    lately: Box<[u64]>,
+    /// The last bytes of those read lately, each at its place: who is paid often is not read every
+    /// time. Only time depends on it.
+    lately: Box<[u32]>,
 }
 
 impl Recipients {
@@ -23,9 +25,7 @@ impl Recipients {
 
     /// Notes one that execution will read.
     pub(super) fn note(&mut self, address: Address) {
-        let [.., a, b, c, d, e, f, g, h] = address.0.0;
-        let tag = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
-        let place = usize::try_from(tag).unwrap_or_default() % LATELY;
+        let (place, tag) = place_and_tag(&address);
         if std::mem::replace(&mut self.lately[place], tag) != tag {
             self.due.push(address);
         }
@@ -37,6 +37,14 @@ impl Recipients {
             drop(state.account(&address));
         }
     }
+}
+
+/// Where a recipient is remembered, and as what.
+fn place_and_tag(address: &Address) -> (usize, u32) {
+    let [.., a, b, c, d, e, f, g, h] = address.0.0;
+    let mixed = u64::from_be_bytes([a, b, c, d, e, f, g, h]).wrapping_mul(MIXER);
+    let place = usize::try_from(mixed >> 32).unwrap_or_default() % LATELY;
+    (place, u32::from_be_bytes([e, f, g, h]))
 }
 
 #[cfg(test)]
@@ -58,8 +66,9 @@ mod tests {
         recipients.read(&state);
         assert_eq!(state.looked_at.lock().unwrap().len(), 2, "lately");
         // One that takes the same place as another is forgotten with it, and read again.
-        let mut other = one;
-        other.0[19] ^= 1;
+        let (taken, _) = place_and_tag(&one);
+        let mut others = (1u64..).map(|n| Address::left_padding_from(&n.to_be_bytes()));
+        let other = others.find(|it| place_and_tag(it).0 == taken).unwrap();
         for address in [other, one] {
             recipients.note(address);
         }
