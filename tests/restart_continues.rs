@@ -5,12 +5,13 @@
 #[path = "support/client.rs"]
 mod client;
 
-use alloy_primitives::{Address, Bytes};
+use alloy_primitives::{Address, Bytes, TxKind};
 use client::{Http, Key, Node, Terms, dev_keys, quantity};
 use serde_json::{Value, json};
 use std::{
     fs,
-    net::TcpListener,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
     os::unix::fs::{FileExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -178,23 +179,65 @@ fn it_says_where_to_connect_and_what_each_block_holds() {
     assert!(blocks[0].contains("1 transactions in 1 mini-blocks, 21000 gas"), "{text}");
 }
 
-#[test]
-fn its_status_is_read_from_its_metrics() {
-    let folder = tempfile::tempdir().unwrap();
+/// A node that shows its metrics, and their address.
+fn start_measured(folder: &Path, arguments: &[&str]) -> (Node, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_basalt"));
     command.env("BASALT_WAL_SEGMENT_BYTES", "4194304").env("BASALT_LOG_LEVEL", "warn");
+    command.env("BASALT_SEQUENCING_EARLY_START_GAS", "50000");
     command.args(["dev", "--rpc", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--data"]);
-    let node = Node::start(command.arg(folder.path())).unwrap();
+    let node = Node::start(command.arg(folder).args(arguments)).unwrap();
     let from = Instant::now();
-    let metrics = loop {
+    loop {
         let printed = node.printed.lock().unwrap().clone();
         let line = printed.iter().find(|line| line.starts_with("metrics"));
         if let Some(at) = line.and_then(|line| line.split("http://").nth(1)) {
-            break format!("http://{at}");
+            return (node, at.to_owned());
         }
         assert!(from.elapsed() < PATIENCE, "no line for the metrics: {printed:?}");
         thread::sleep(Duration::from_millis(20));
-    };
+    }
+}
+
+/// A counter as the metrics' page says it.
+fn counter(metrics: &str, name: &str) -> u64 {
+    let address = metrics.trim_end_matches("/metrics");
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).unwrap();
+    let line = page.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
+    line.unwrap_or_else(|| panic!("{name} is not in {page}")).parse().unwrap()
+}
+
+#[test]
+fn mini_blocks_are_begun_before_their_interval_ends_where_calls_come() {
+    let folder = tempfile::tempdir().unwrap();
+    let (node, metrics) = start_measured(folder.path(), &["--mini-block-ms", "500"]);
+    let mut http = node.connect().unwrap();
+    let mut sender = Sender::new(&mut http);
+    sender.send(&mut http);
+    let early = || counter(&metrics, "basalt_ordering_early_cuts_total");
+    assert_eq!(early(), 0, "a transfer is not worth it");
+    let from = Instant::now();
+    while early() == 0 {
+        assert!(from.elapsed() < PATIENCE, "none was begun early");
+        let call = sender.terms.call(sender.nonce, TxKind::Call(SINK), Bytes::new(), (100_000, 1));
+        let (_, raw) = sender.key.sign(call);
+        let receipt = http.must("eth_sendRawTransactionSync", &json!([raw]));
+        assert_eq!(receipt["status"], "0x1", "{receipt}");
+        sender.receipts.push(receipt);
+        sender.nonce += 1;
+    }
+    sender.check(&mut http);
+    assert!(node.stop().unwrap());
+}
+
+#[test]
+fn its_status_is_read_from_its_metrics() {
+    let folder = tempfile::tempdir().unwrap();
+    let (node, metrics) = start_measured(folder.path(), &[]);
+    let metrics = format!("http://{metrics}");
     let mut status = Command::new(env!("CARGO_BIN_EXE_basalt"));
     status.args([
         "status",

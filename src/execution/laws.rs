@@ -2,9 +2,9 @@
 //! cuts and restarts, and the late parent hash.
 
 use crate::execution::{
-    block::OpenBlock,
+    block::{Begun, OpenBlock},
     evm::Rules,
-    fees::{FeeRules, ParentBlock},
+    fees::{FeeRules, ParentBlock, environment_after},
     store::CacheLimits,
     testing::{MemoryView, transaction, transfer},
     worker::{ExecutionConfig, ExecutionStart, Worker},
@@ -12,6 +12,7 @@ use crate::execution::{
 use crate::types::{
     block::BlockClose,
     flow::{Credit, Cut, Ends, Event, Step},
+    limits::{MINI_BLOCK_TRANSACTION_BYTES_MAX, TXS_PER_MINI_BLOCK_MAX},
     mini_block::MiniBlock,
     overlay::Overlay,
     transaction::SharedTransaction,
@@ -364,7 +365,7 @@ fn a_late_cut_makes_progress_and_gives_the_rest_back() {
 fn a_full_block_says_so_and_leaves_over_what_does_not_fit() {
     let base = funded();
     let mut begun = start(&base, genesis());
-    let environment = crate::execution::fees::environment_after(&genesis(), 101, &config().fees);
+    let environment = environment_after(&genesis(), 101, &config().fees);
     let mut open = OpenBlock::new(environment);
     open.gas_used = environment.gas_limit - 50_000;
     begun.open = Some(open);
@@ -378,6 +379,30 @@ fn a_full_block_says_so_and_leaves_over_what_does_not_fit() {
     let (credit, _) = work(&mut worker, cut(credit.left_over, Ends::Block));
     assert!(!credit.block_full);
     assert!(credit.base_fee > environment.base_fee);
+}
+
+#[test]
+fn the_parts_of_a_mini_block_share_its_bounds() {
+    let base = funded();
+    let list: Vec<_> = (0..4).map(|nonce| transfer(who(0), nonce, who(1), 5)).collect();
+    let bytes = list[0].block_bytes();
+    let cases = [
+        Begun { transactions: TXS_PER_MINI_BLOCK_MAX - 3, bytes: 0 },
+        Begun { transactions: 0, bytes: MINI_BLOCK_TRANSACTION_BYTES_MAX - 3 * bytes },
+    ];
+    for case in cases {
+        let environment = environment_after(&genesis(), 101, &config().fees);
+        let mut start = start(&base, genesis());
+        start.open = Some(OpenBlock { begun: case, ..OpenBlock::new(environment) });
+        let mut worker = Worker::new(&config(), start, Box::new(|| None)).unwrap();
+        let (early, late) = list.split_at(2);
+        let (credit, _) = work(&mut worker, cut(early.to_vec(), Ends::Nothing));
+        assert!(credit.left_over.is_empty());
+        let (credit, _) = work(&mut worker, cut(late.to_vec(), Ends::MiniBlock));
+        assert_eq!(credit.left_over, list[3..]);
+        let (credit, _) = work(&mut worker, cut(credit.left_over, Ends::MiniBlock));
+        assert!(credit.left_over.is_empty(), "the next one has room");
+    }
 }
 
 /// Not a promise, a number: CPU time of a plain transfer, with its diff.
