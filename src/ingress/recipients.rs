@@ -31,10 +31,11 @@ impl Recipients {
         }
     }
 
-    /// Reads those noted since the last time. An error is for those who need the value.
+    /// Reads those noted since the last time.
     pub(super) fn read(&mut self, state: &dyn StateView) {
-        for address in self.due.drain(..) {
-            drop(state.account(&address));
+        if !self.due.is_empty() {
+            state.bring(&self.due);
+            self.due.clear();
         }
     }
 }

@@ -335,6 +335,10 @@ impl StateView for StateAt {
         }
     }
 
+    fn bring(&self, addresses: &[Address]) {
+        self.snapshot.bring(addresses);
+    }
+
     fn storage(&self, address: &Address, slot: &U256) -> Result<U256, ViewError> {
         if let Some(found) = self.undo.iter().find_map(|layer| layer.storage(address, slot)) {
             return Ok(found);

@@ -1,5 +1,6 @@
 //! The database at one checkpoint, for many threads at once.
 
+use crate::crypto::keccak::keccak_batch;
 use crate::state::{
     environment::{self, Environment, StoreError, Tables},
     flat,
@@ -158,6 +159,12 @@ impl Snapshot {
 impl StateView for Snapshot {
     fn account(&self, address: &Address) -> Result<Option<Account>, ViewError> {
         Ok(self.account_at(&keccak256(address))?)
+    }
+
+    fn bring(&self, addresses: &[Address]) {
+        let mut keys = Vec::with_capacity(addresses.len());
+        keccak_batch(addresses, &mut keys);
+        keys.iter().for_each(|key| drop(self.account_at(key)));
     }
 
     fn storage(&self, address: &Address, slot: &U256) -> Result<U256, ViewError> {

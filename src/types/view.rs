@@ -38,6 +38,11 @@ pub trait StateView: Send + Sync {
     /// # Errors
     /// Where the database cannot be read.
     fn account(&self, address: &Address) -> Result<Option<Account>, ViewError>;
+    /// Has what a disk holds of these accounts brought into memory: who reads one next need not
+    /// wait. An error is for those who read.
+    fn bring(&self, addresses: &[Address]) {
+        addresses.iter().for_each(|address| drop(self.account(address)));
+    }
     /// A storage slot; zero where it was never written.
     ///
     /// # Errors
