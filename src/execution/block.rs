@@ -5,13 +5,11 @@ use crate::execution::{
     system,
 };
 use crate::types::{
-    limits::{BLOCK_TRANSACTION_BYTES_MAX, MINI_BLOCKS_PER_BLOCK_MAX},
+    limits::{BLOCK_TRANSACTION_BYTES_MAX, MINI_BLOCKS_PER_BLOCK_MAX, TRANSFER_GAS},
     mini_block::{BlockEnvironment, MiniBlock},
 };
 use std::sync::Arc;
 
-/// Gas of a plain transfer, the least that a transaction can use.
-pub(super) const TRANSFER_GAS: u64 = 21_000;
 /// Bytes that a plain transfer takes in a block, near enough.
 const TRANSFER_BYTES: usize = 128;
 

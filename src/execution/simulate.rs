@@ -10,6 +10,7 @@ use crate::execution::{
     store::{ReadError, account_info, history_slot},
 };
 use crate::types::{
+    limits::TRANSFER_GAS,
     mini_block::BlockEnvironment,
     view::{CallOutcome, CallRequest, Simulator, StateView, ViewError},
 };
@@ -29,8 +30,6 @@ use revm::{
 };
 use std::marker::PhantomData;
 
-/// Gas of a plain transfer.
-const TRANSFER_GAS: u64 = 21_000;
 /// EIP-150: a call keeps one part in this many.
 const CALL_GAS_DIVISOR: u64 = 64;
 /// Gas that a call with value gets on top.

@@ -6,7 +6,6 @@
 //! be, the EVM judges it, invalid ones included, so that there is one place that refuses.
 
 use crate::execution::{
-    block::TRANSFER_GAS,
     evm::Executed,
     store::{ReadError, Store},
     table::Id,
@@ -15,7 +14,7 @@ use crate::execution::{
 };
 use crate::types::{
     diff::Account,
-    limits::TRANSACTION_GAS_MAX,
+    limits::{TRANSACTION_GAS_MAX, TRANSFER_GAS},
     transaction::{Numbers, Outline, RecoveredTransaction},
 };
 use alloy_primitives::U256;

@@ -4,12 +4,10 @@
 //! Plain transfers are not worth it: thousands of them are executed in less than a millisecond.
 
 use crate::ordering::policy::CutLimits;
-use crate::types::{ids::TimestampUs, transaction::SharedTransaction};
+use crate::types::{ids::TimestampUs, limits::TRANSFER_GAS, transaction::SharedTransaction};
 
 /// It is looked as long as calls come, and this long after: each look wakes the thread.
 const LOOKS_LAST_US: u64 = 1_000_000;
-/// Gas of a plain transfer, of which nothing is left for code.
-const TRANSFER_GAS: u64 = 21_000;
 
 /// The mini-block of the current interval.
 #[derive(Debug)]

@@ -10,6 +10,8 @@ pub const BLOCK_RLP_OVERHEAD_BYTES_MAX: usize = 16 * 1024;
 pub const BLOCK_TRANSACTION_BYTES_MAX: usize = BLOCK_RLP_BYTES_MAX - BLOCK_RLP_OVERHEAD_BYTES_MAX;
 /// Bytes of one encoded transaction at most, as geth's pool has it.
 pub const TRANSACTION_BYTES_MAX: usize = 128 * 1024;
+/// Gas of a plain transfer, the least that a transaction can use.
+pub const TRANSFER_GAS: u64 = 21_000;
 /// EIP-7825: gas limit of one transaction at most.
 pub const TRANSACTION_GAS_MAX: u64 = 1 << 24;
 /// Bytes of transactions in one mini-block at most.
